@@ -1,0 +1,1 @@
+"""Trusted root, assurance policy and : the only maker of verified results; pure."""

@@ -1,0 +1,1 @@
+"""Attesters produce evidence: here the signer of statements."""

@@ -1,0 +1,1 @@
+"""The caller's side: ask a gateway and check what came back."""

@@ -1,0 +1,344 @@
+"""Deterministic CBOR (RFC 8949 section 4.2.1), strict in both directions, and strict text forms.
+
+One value has one encoding, and only that encoding is accepted. `decode` refuses duplicate or
+unsorted map keys, non-minimal lengths and integers, indefinite lengths, floating point, tags
+other than the decimal fraction of `encode_content`, undefined, unknown simple values, text that
+is not UTF-8, and trailing bytes. Nesting and size are bounded by named limits.
+
+`cbor2` does the encoding. Its `canonical=True` orders map keys by length first (RFC 8949 section
+4.2.3), which agrees with section 4.2.1 only when all keys of a map share one major type; `encode`
+therefore refuses any other map. Decoding is ours, because cbor2's decoder accepts every one of
+the irregularities above and builds objects from tags.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import math
+import struct
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, Final, NewType
+
+import cbor2
+
+from verispect.core.errors import MalformedError, Reason
+
+MAX_CBOR_BYTES: Final = 64 * 1024 * 1024
+"""Upper limit of any CBOR item this module reads; callers pass a smaller one of their own."""
+
+MAX_DEPTH: Final = 32
+"""Upper limit of nested arrays, maps and tags."""
+
+DECIMAL_FRACTION_TAG: Final = 4
+"""RFC 8949 section 3.4.4: `[exponent, mantissa]`, the only tag in content values."""
+
+Digest = NewType("Digest", bytes)
+"""A SHA-256 digest, 32 bytes."""
+
+DIGEST_BYTES: Final = 32
+
+_MAX_UNSIGNED: Final = (1 << 64) - 1
+_MIN_NEGATIVE: Final = -(1 << 64)
+
+
+def sha256(data: bytes) -> Digest:
+    """Return the SHA-256 digest of `data`."""
+    return Digest(hashlib.sha256(data).digest())
+
+
+# -- CBOR -------------------------------------------------------------------------------------
+
+
+def encode(value: Any) -> bytes:
+    """Encode `value` as deterministic CBOR.
+
+    Allowed are `None`, booleans, integers of 64 bits, text, bytes, lists and tuples, and maps
+    whose keys are all non-negative integers, all negative integers, all text or all bytes.
+
+    Raises:
+        TypeError: for any other type, floats first among them. This is misuse, not bad input.
+    """
+    _check_encodable(value, 0)
+    return cbor2.dumps(value, canonical=True)
+
+
+def _check_encodable(value: Any, depth: int) -> None:
+    kind = type(value)
+    if kind is bytes or kind is str or value is None or kind is bool:
+        return
+    if kind is int:
+        if not _MIN_NEGATIVE <= value <= _MAX_UNSIGNED:
+            raise TypeError("an integer must fit in 64 bits")
+        return
+    if depth >= MAX_DEPTH:
+        raise TypeError(f"nesting must not exceed {MAX_DEPTH}")
+    if kind is list or kind is tuple:
+        for item in value:
+            _check_encodable(item, depth + 1)
+        return
+    if kind is dict:
+        _check_map_keys(value)
+        for item in value.values():
+            _check_encodable(item, depth + 1)
+        return
+    if kind is cbor2.CBORTag and value.tag == DECIMAL_FRACTION_TAG:
+        _check_encodable(value.value, depth + 1)
+        return
+    raise TypeError(f"{kind.__name__} has no deterministic encoding here")
+
+
+def _check_map_keys(value: dict[Any, Any]) -> None:
+    major_types = {
+        (type(key), key < 0) if type(key) is int else (type(key), False) for key in value
+    }
+    if len(major_types) > 1:
+        raise TypeError("the keys of one map must share one CBOR major type")
+    if major_types and next(iter(major_types))[0] not in (int, str, bytes):
+        raise TypeError("map keys must be integers, text or bytes")
+    if major_types and next(iter(major_types))[0] is int:
+        for key in value:
+            if not _MIN_NEGATIVE <= key <= _MAX_UNSIGNED:
+                raise TypeError("an integer must fit in 64 bits")
+
+
+def decode(data: bytes, *, limit: int = MAX_CBOR_BYTES) -> Any:
+    """Decode exactly one deterministic CBOR item that fills `data`.
+
+    Args:
+        data: the bytes.
+        limit: the largest length accepted.
+
+    Returns:
+        `None`, `bool`, `int`, `str`, `bytes`, `list`, `dict`, or `cbor2.CBORTag` with tag 4.
+
+    Raises:
+        MalformedError: `malformed-cbor` with the offset at fault, `too-large` or `too-deep`.
+    """
+    if len(data) > limit:
+        raise MalformedError(
+            f"expected at most {limit} bytes, got {len(data)}", reason=Reason.TOO_LARGE
+        )
+    value, end = _decode_item(data, 0, 0)
+    if end != len(data):
+        raise _malformed("bytes after the end", end)
+    return value
+
+
+def _malformed(what: str, offset: int) -> MalformedError:
+    return MalformedError(f"{what} at offset {offset}", reason=Reason.MALFORMED_CBOR)
+
+
+_ARGUMENT_FORMATS: Final = {
+    24: (1, ">B", 24),
+    25: (2, ">H", 1 << 8),
+    26: (4, ">I", 1 << 16),
+    27: (8, ">Q", 1 << 32),
+}
+
+
+def _decode_argument(data: bytes, offset: int, information: int) -> tuple[int, int]:
+    """Read the argument of an initial byte (RFC 8949 section 3), refusing longer forms."""
+    layout = _ARGUMENT_FORMATS.get(information)
+    if layout is None:
+        raise _malformed("reserved or indefinite length", offset - 1)
+    size, code, least = layout
+    if offset + size > len(data):
+        raise _malformed("unexpected end", len(data))
+    (argument,) = struct.unpack_from(code, data, offset)
+    if argument < least:
+        raise _malformed("non-minimal integer or length", offset - 1)
+    return argument, offset + size
+
+
+def _decode_item(data: bytes, offset: int, depth: int) -> tuple[Any, int]:  # noqa: C901
+    # One branch per major type: kept whole because it is the hot path of every verification.
+    try:
+        initial = data[offset]
+    except IndexError:
+        raise _malformed("unexpected end", offset) from None
+    start = offset
+    offset += 1
+    major = initial >> 5
+    argument = initial & 31
+    if major == 7:  # noqa: PLR2004
+        return _decode_simple(argument, start), offset
+    if argument > 23:  # noqa: PLR2004
+        argument, offset = _decode_argument(data, offset, argument)
+    if major == 0:
+        return argument, offset
+    if major == 1:
+        return -1 - argument, offset
+    if major <= 3:  # noqa: PLR2004
+        end = offset + argument
+        if end > len(data):
+            raise _malformed("unexpected end", len(data))
+        chunk = data[offset:end]
+        if major == 2:  # noqa: PLR2004
+            return chunk, end
+        try:
+            return chunk.decode("utf-8"), end
+        except UnicodeDecodeError:
+            raise _malformed("text is not UTF-8", offset) from None
+    if depth >= MAX_DEPTH:
+        raise MalformedError(f"nesting exceeds {MAX_DEPTH}", reason=Reason.TOO_DEEP)
+    if major == 4:  # noqa: PLR2004
+        items = []
+        for _ in range(argument):
+            item, offset = _decode_item(data, offset, depth + 1)
+            items.append(item)
+        return items, offset
+    if major == 5:  # noqa: PLR2004
+        return _decode_map(data, offset, depth, argument)
+    if argument != DECIMAL_FRACTION_TAG:
+        raise _malformed("tag is not allowed", start)
+    content, end = _decode_item(data, offset, depth + 1)
+    _check_decimal_fraction(content, start)
+    return cbor2.CBORTag(DECIMAL_FRACTION_TAG, content), end
+
+
+def _decode_simple(argument: int, offset: int) -> bool | None:
+    if argument == 20:  # noqa: PLR2004
+        return False
+    if argument == 21:  # noqa: PLR2004
+        return True
+    if argument == 22:  # noqa: PLR2004
+        return None
+    raise _malformed("floating point, undefined or unknown simple value", offset)
+
+
+def _decode_map(data: bytes, offset: int, depth: int, count: int) -> tuple[dict[Any, Any], int]:
+    result: dict[Any, Any] = {}
+    previous = b""
+    for _ in range(count):
+        key_start = offset
+        key, offset = _decode_item(data, offset, depth + 1)
+        encoded_key = data[key_start:offset]
+        # Bytewise order of the encoded keys (section 4.2.1); equality is a duplicate.
+        if encoded_key <= previous:
+            raise _malformed("map keys are duplicate or out of order", key_start)
+        kind = encoded_key[0] >> 5
+        if kind > 3:  # noqa: PLR2004
+            raise _malformed("map key is not an integer, text or bytes", key_start)
+        if previous and kind != previous[0] >> 5:
+            raise _malformed("map keys of several types", key_start)
+        previous = encoded_key
+        result[key], offset = _decode_item(data, offset, depth + 1)
+    return result, offset
+
+
+# -- Content values -----------------------------------------------------------------------------
+# What is committed to (prompts, parameters, outputs) comes from JSON and may hold numbers with a
+# fraction. They are written as decimal fractions, the shortest that reads back as the same
+# double, so that no float is ever hashed and 0.5 never meets "0.5".
+
+
+def _decimal_fraction(value: float) -> cbor2.CBORTag:
+    if not math.isfinite(value):
+        raise TypeError("a content value must be finite")
+    sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
+    mantissa = int("".join(map(str, digits)))
+    return cbor2.CBORTag(DECIMAL_FRACTION_TAG, [int(exponent), -mantissa if sign else mantissa])
+
+
+def _check_decimal_fraction(content: Any, offset: int) -> None:
+    if (
+        type(content) is not list
+        or len(content) != 2  # noqa: PLR2004
+        or type(content[0]) is not int
+        or type(content[1]) is not int
+        or abs(content[0]) > 400  # noqa: PLR2004
+    ):
+        raise _malformed("decimal fraction is not [exponent, mantissa]", offset)
+    value = float(f"{content[1]}e{content[0]}")
+    if not math.isfinite(value) or _decimal_fraction(value).value != content:
+        # A negative zero has no mantissa of its own and is written as zero.
+        raise _malformed("decimal fraction is not the shortest form", offset)
+
+
+def encode_content(value: Any) -> bytes:
+    """Encode a JSON-like value (also with `bytes` inside) as deterministic CBOR.
+
+    Numbers with a fraction become RFC 8949 decimal fractions (tag 4) in the shortest form that
+    reads back as the same double; a double without a fraction keeps that form too, so `1.0` and
+    `1` differ as they do in JSON text.
+
+    Raises:
+        TypeError: for values outside JSON and bytes, NaN and infinities.
+    """
+    return encode(_content_to_cbor(value))
+
+
+def _content_to_cbor(value: Any) -> Any:
+    if isinstance(value, float):
+        return _decimal_fraction(value)
+    if isinstance(value, Mapping):
+        return {key: _content_to_cbor(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_content_to_cbor(item) for item in value]
+    return value
+
+
+def decode_content(data: bytes, *, limit: int = MAX_CBOR_BYTES) -> Any:
+    """Reverse `encode_content`.
+
+    Raises:
+        MalformedError: as `decode`.
+    """
+    return _content_from_cbor(decode(data, limit=limit))
+
+
+def _content_from_cbor(value: Any) -> Any:
+    if isinstance(value, cbor2.CBORTag):
+        exponent, mantissa = value.value
+        return float(f"{mantissa}e{exponent}")
+    if isinstance(value, dict):
+        return {key: _content_from_cbor(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_content_from_cbor(item) for item in value]
+    return value
+
+
+# -- Text forms ---------------------------------------------------------------------------------
+
+
+def to_base64url(data: bytes) -> str:
+    """Encode as base64url without padding (RFC 4648 section 5)."""
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode("ascii")
+
+
+def from_base64url(text: str, *, limit: int = MAX_CBOR_BYTES) -> bytes:
+    """Decode base64url without padding, accepting only the one canonical form.
+
+    Raises:
+        MalformedError: `malformed-json` for any other text, `too-large` beyond `limit` bytes.
+    """
+    if len(text) > (limit * 4 + 2) // 3:
+        raise MalformedError(f"expected at most {limit} bytes", reason=Reason.TOO_LARGE)
+    try:
+        data = base64.urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
+    except (UnicodeEncodeError, binascii.Error, ValueError) as error:
+        raise MalformedError("text is not base64url", reason=Reason.MALFORMED_JSON) from error
+    # b64decode skips foreign characters and spare bits; only the canonical text comes back equal.
+    if to_base64url(data) != text:
+        raise MalformedError("text is not canonical base64url", reason=Reason.MALFORMED_JSON)
+    return data
+
+
+def from_hex(text: str, *, length: int | None = None) -> bytes:
+    """Decode lower-case hexadecimal of exactly `length` bytes.
+
+    Raises:
+        MalformedError: `malformed-json`.
+    """
+    if not all(character in "0123456789abcdef" for character in text) or len(text) % 2:
+        raise MalformedError("text is not lower-case hexadecimal", reason=Reason.MALFORMED_JSON)
+    data = bytes.fromhex(text)
+    if length is not None and len(data) != length:
+        raise MalformedError(
+            f"expected {length} bytes of hexadecimal, got {len(data)}",
+            reason=Reason.MALFORMED_JSON,
+        )
+    return data

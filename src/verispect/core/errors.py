@@ -1,0 +1,160 @@
+"""The whole exception tree and the stable reason codes.
+
+    Error
+      MalformedError        bytes are not the format
+      UnsupportedError      well-formed, but a version or kind we do not know
+      VerificationError     we checked, and the answer is no
+      TrustError            our own roots are missing, stale or contradictory
+      RequestError          a caller asked for something this server refuses to do
+      ModelError            a model is unknown, changed or cannot be served
+      EngineError           an engine failed or is not available
+      StoreError            durable state is missing, damaged or not writable
+      NetworkError          only from rooms that reach a network
+
+"No" (`VerificationError`), "could not tell" (`TrustError`, `UnsupportedError`) and "not
+understood" (`MalformedError`) are different answers and never share a class. Messages are lower
+case, without a full stop, and never hold secrets, prompts or outputs.
+
+This module refuses to hold anything but errors; it imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Reason(StrEnum):
+    """Stable codes: used in JSON, in test vectors and by callers; never renamed."""
+
+    # Not understood.
+    MALFORMED_CBOR = "malformed-cbor"
+    MALFORMED_JSON = "malformed-json"
+    MALFORMED_ENVELOPE = "malformed-envelope"
+    MALFORMED_STATEMENT = "malformed-statement"
+    MALFORMED_EVIDENCE = "malformed-evidence"
+    MALFORMED_OPENING = "malformed-opening"
+    MALFORMED_KEY = "malformed-key"
+    MALFORMED_POLICY = "malformed-policy"
+    MALFORMED_TRUSTED_ROOT = "malformed-trusted-root"
+    MALFORMED_MANIFEST = "malformed-manifest"
+    MALFORMED_MODEL = "malformed-model"
+    MALFORMED_TRANSCRIPT = "malformed-transcript"
+    TOO_LARGE = "too-large"
+    TOO_DEEP = "too-deep"
+    # Understood, but not by this version.
+    UNSUPPORTED_VERSION = "unsupported-version"
+    UNSUPPORTED_ALGORITHM = "unsupported-algorithm"
+    UNSUPPORTED_CRITICAL_FIELD = "unsupported-critical-field"
+    UNSUPPORTED_EVIDENCE = "unsupported-evidence"
+    UNSUPPORTED_MODEL = "unsupported-model"
+    # Checked, and the answer is no.
+    SIGNATURE_INVALID = "signature-invalid"
+    KEY_UNKNOWN = "key-unknown"
+    KEY_EXPIRED = "key-expired"
+    KEY_NOT_YET_VALID = "key-not-yet-valid"
+    KEY_REVOKED = "key-revoked"
+    ISSUER_MISMATCH = "issuer-mismatch"
+    DEVELOPMENT_KEY = "development-key"
+    SIGNED_IN_FUTURE = "signed-in-future"
+    TIMES_INCONSISTENT = "times-inconsistent"
+    NONCE_MISSING = "nonce-missing"
+    NONCE_MISMATCH = "nonce-mismatch"
+    RECEIPT_TOO_OLD = "receipt-too-old"
+    OPENING_MISMATCH = "opening-mismatch"
+    OPENING_UNCOMMITTED = "opening-uncommitted"
+    CONTENT_MISMATCH = "content-mismatch"
+    CONTENT_NOT_OPENED = "content-not-opened"
+    STREAM_MISMATCH = "stream-mismatch"
+    EVIDENCE_UNBOUND = "evidence-unbound"
+    EVIDENCE_MISSING = "evidence-missing"
+    EVIDENCE_INVALID = "evidence-invalid"
+    EVIDENCE_REFUTES = "evidence-refutes"
+    POLICY_EMPTY = "policy-empty"
+    POLICY_UNMET = "policy-unmet"
+    MODEL_NOT_ACCEPTED = "model-not-accepted"
+    # Our own roots.
+    TRUSTED_ROOT_EMPTY = "trusted-root-empty"
+    TRUSTED_ROOT_STALE = "trusted-root-stale"
+    # Serving.
+    INVALID_REQUEST = "invalid-request"
+    ASSURANCE_UNKNOWN = "assurance-unknown"
+    ASSURANCE_UNAVAILABLE = "assurance-unavailable"
+    MODEL_NOT_FOUND = "model-not-found"
+    MODEL_CHANGED = "model-changed"
+    MODEL_EXISTS = "model-exists"
+    ENGINE_FAILED = "engine-failed"
+    ENGINE_UNAVAILABLE = "engine-unavailable"
+    ENGINE_OVERLOADED = "engine-overloaded"
+    UPSTREAM_FAILED = "upstream-failed"
+    STORE_FAILED = "store-failed"
+    STORE_LOCKED = "store-locked"
+    RECEIPT_NOT_FOUND = "receipt-not-found"
+    OPENING_FORBIDDEN = "opening-forbidden"
+    NETWORK_FAILED = "network-failed"
+
+
+class Error(Exception):
+    """Base of every error that Verispect raises on purpose.
+
+    Args:
+        message: lower case, no full stop, free of secrets, prompts and outputs.
+        reason: the stable code.
+    """
+
+    def __init__(self, message: str, *, reason: Reason) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} ({self.reason.value})"
+
+    @property
+    def message(self) -> str:
+        """The message without its reason code."""
+        return str(self.args[0])
+
+
+class MalformedError(Error):
+    """The bytes are not the format."""
+
+
+class UnsupportedError(Error):
+    """Well-formed, but of a version, algorithm or kind that this software does not know."""
+
+
+class VerificationError(Error):
+    """The check was made and the answer is no."""
+
+
+class TrustError(Error):
+    """The verifier's own roots are missing, stale or contradictory."""
+
+
+class RequestError(Error):
+    """A caller's request is refused before any work is done.
+
+    Args:
+        parameter: the request field at fault, where one is.
+    """
+
+    def __init__(
+        self, message: str, *, reason: Reason = Reason.INVALID_REQUEST, parameter: str | None = None
+    ) -> None:
+        super().__init__(message, reason=reason)
+        self.parameter = parameter
+
+
+class ModelError(Error):
+    """A model is unknown, was changed after registration, or cannot be served."""
+
+
+class EngineError(Error):
+    """An engine failed, is overloaded or is not installed."""
+
+
+class StoreError(Error):
+    """Durable state is missing, damaged, locked or not writable."""
+
+
+class NetworkError(Error):
+    """A peer could not be reached or broke the protocol."""

@@ -1,0 +1,1 @@
+"""Evidence kinds: parse, verify and map to claims. One module per kind; pure."""

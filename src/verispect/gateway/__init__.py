@@ -1,0 +1,1 @@
+"""The ASGI application: OpenAI-compatible and Open Inference Protocol routes with receipts."""

@@ -1,0 +1,1 @@
+"""Durable state of the issuer: receipts, gapless sequence numbers, openings."""

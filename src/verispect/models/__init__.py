@@ -1,0 +1,1 @@
+"""The model registry: manifests, digests, storage and qualification."""
