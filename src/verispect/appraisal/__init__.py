@@ -1,1 +1,1 @@
-"""Trusted root, assurance policy and : the only maker of verified results; pure."""
+"""Trusted root, assurance policy and `Verifier`: the only maker of verified results; pure."""

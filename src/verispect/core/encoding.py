@@ -163,20 +163,20 @@ def _decode_item(data: bytes, offset: int, depth: int) -> tuple[Any, int]:  # no
     offset += 1
     major = initial >> 5
     argument = initial & 31
-    if major == 7:  # noqa: PLR2004
+    if major == 7:
         return _decode_simple(argument, start), offset
-    if argument > 23:  # noqa: PLR2004
+    if argument > 23:
         argument, offset = _decode_argument(data, offset, argument)
     if major == 0:
         return argument, offset
     if major == 1:
         return -1 - argument, offset
-    if major <= 3:  # noqa: PLR2004
+    if major <= 3:
         end = offset + argument
         if end > len(data):
             raise _malformed("unexpected end", len(data))
         chunk = data[offset:end]
-        if major == 2:  # noqa: PLR2004
+        if major == 2:
             return chunk, end
         try:
             return chunk.decode("utf-8"), end
@@ -184,13 +184,13 @@ def _decode_item(data: bytes, offset: int, depth: int) -> tuple[Any, int]:  # no
             raise _malformed("text is not UTF-8", offset) from None
     if depth >= MAX_DEPTH:
         raise MalformedError(f"nesting exceeds {MAX_DEPTH}", reason=Reason.TOO_DEEP)
-    if major == 4:  # noqa: PLR2004
+    if major == 4:
         items = []
         for _ in range(argument):
             item, offset = _decode_item(data, offset, depth + 1)
             items.append(item)
         return items, offset
-    if major == 5:  # noqa: PLR2004
+    if major == 5:
         return _decode_map(data, offset, depth, argument)
     if argument != DECIMAL_FRACTION_TAG:
         raise _malformed("tag is not allowed", start)
@@ -200,11 +200,11 @@ def _decode_item(data: bytes, offset: int, depth: int) -> tuple[Any, int]:  # no
 
 
 def _decode_simple(argument: int, offset: int) -> bool | None:
-    if argument == 20:  # noqa: PLR2004
+    if argument == 20:
         return False
-    if argument == 21:  # noqa: PLR2004
+    if argument == 21:
         return True
-    if argument == 22:  # noqa: PLR2004
+    if argument == 22:
         return None
     raise _malformed("floating point, undefined or unknown simple value", offset)
 
@@ -220,7 +220,7 @@ def _decode_map(data: bytes, offset: int, depth: int, count: int) -> tuple[dict[
         if encoded_key <= previous:
             raise _malformed("map keys are duplicate or out of order", key_start)
         kind = encoded_key[0] >> 5
-        if kind > 3:  # noqa: PLR2004
+        if kind > 3:
             raise _malformed("map key is not an integer, text or bytes", key_start)
         if previous and kind != previous[0] >> 5:
             raise _malformed("map keys of several types", key_start)
@@ -246,10 +246,10 @@ def _decimal_fraction(value: float) -> cbor2.CBORTag:
 def _check_decimal_fraction(content: Any, offset: int) -> None:
     if (
         type(content) is not list
-        or len(content) != 2  # noqa: PLR2004
+        or len(content) != 2
         or type(content[0]) is not int
         or type(content[1]) is not int
-        or abs(content[0]) > 400  # noqa: PLR2004
+        or abs(content[0]) > 400
     ):
         raise _malformed("decimal fraction is not [exponent, mantissa]", offset)
     value = float(f"{content[1]}e{content[0]}")

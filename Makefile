@@ -1,0 +1,78 @@
+# The one door. `make demo` and `make test` install what they need and nothing outside this folder.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+UV_VERSION := 0.13.9
+PYTHON ?= python3
+UV := .tooling/bin/uv
+RUN := .venv/bin/python
+
+export UV_PYTHON_DOWNLOADS := never
+export PYTHONDONTWRITEBYTECODE := 1
+export PYTHONWARNDEFAULTENCODING := 0
+
+.PHONY: help
+help:  ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sort | awk -F ':.*## ' '{printf "  make %-18s %s\n", $$1, $$2}'
+
+# uv is installed beside the project, by pip, pinned. Where the system's python3 has no ensurepip
+# (Debian without python3-venv), pip installs it into a folder instead of a virtual environment.
+$(UV):
+	@echo "installing uv $(UV_VERSION)"
+	@if $(PYTHON) -m venv .tooling >/dev/null 2>&1; then \
+	  .tooling/bin/python -m pip install --quiet --disable-pip-version-check "uv==$(UV_VERSION)"; \
+	else \
+	  rm -rf .tooling; \
+	  $(PYTHON) -m pip install --quiet --disable-pip-version-check --target .tooling "uv==$(UV_VERSION)" \
+	    || { echo "make: error: $(PYTHON) has neither venv nor pip: install python3-venv or python3-pip" >&2; exit 1; }; \
+	fi
+
+.venv/.demo: $(UV) pyproject.toml uv.lock
+	@$(UV) sync --frozen --inexact --python "$(PYTHON)" --extra all --group demo
+	@touch $@
+
+.venv/.test: $(UV) pyproject.toml uv.lock
+	@$(UV) sync --frozen --inexact --python "$(PYTHON)" --extra all --group demo --group dev
+	@touch .venv/.demo $@
+
+.PHONY: install
+install: .venv/.test  ## Install the package with everything needed to work on it
+
+.PHONY: demo
+demo: .venv/.demo  ## Ask two real models, verify both receipts offline, show a refusal
+	@$(RUN) examples/demo.py
+
+.PHONY: lint
+lint: .venv/.test  ## Format, lint, types, direction of imports
+	@.venv/bin/ruff format --check .
+	@.venv/bin/ruff check .
+	@.venv/bin/mypy
+	@.venv/bin/lint-imports
+
+.PHONY: format
+format: .venv/.test  ## Rewrite the code in the house format
+	@.venv/bin/ruff format .
+	@.venv/bin/ruff check --fix .
+
+.PHONY: test
+test: lint  ## Everything that must hold: lint, types and all tests
+	@$(RUN) -m pytest
+
+.PHONY: vectors
+vectors: .venv/.test  ## Rebuild the published test vectors and show what changed
+	@$(RUN) vectors/generate.py
+	@git --no-pager diff --stat -- vectors
+
+.PHONY: bench-receipt
+bench-receipt: .venv/.test  ## Receipt size, minting and verifying
+	@$(RUN) bench/receipt.py
+
+.PHONY: bench-gateway
+bench-gateway: .venv/.test  ## CPU, latency and throughput of the gateway
+	@$(RUN) bench/gateway.py
+
+.PHONY: clean
+clean:  ## Remove what the targets installed and made
+	rm -rf .venv .tooling .demo .models dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,47 @@
+"""The few HTTP types of the hot path: a request read whole, a response, a streamed response.
+
+The dispatcher in `verispect.gateway.app` speaks raw ASGI and hands these to the routes, so that
+neither a framework nor a second copy of the body stands between the socket and the engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class HttpRequest:
+    """One request, its body already read within the size and time limits."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    """Names in lower case; a header given twice is refused before this object is made."""
+    body: bytes
+    disconnected: asyncio.Event
+    """Set once the caller has gone away."""
+    received_at: int
+    """Milliseconds since the epoch."""
+
+
+@dataclass(slots=True)
+class HttpResponse:
+    """A whole response."""
+
+    status: int
+    body: bytes
+    content_type: str = "application/json"
+    headers: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class StreamedResponse:
+    """A response whose body is sent as it is made; closing `body` ends the work behind it."""
+
+    status: int
+    body: AsyncIterator[bytes]
+    content_type: str = "text/event-stream"
+    headers: list[tuple[str, str]] = field(default_factory=list)

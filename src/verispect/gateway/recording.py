@@ -1,0 +1,1 @@
+"""From a request to its receipt: commitments, stream chain, durable issue."""
