@@ -205,6 +205,17 @@ class LanguageModel(Protocol):
         """
         ...
 
+    def finalize(self, prepared: PreparedInput, sampling: Sampling) -> PreparedInput:
+        """Return the record as it will really be sent.
+
+        `sampling` must come from `resolve`. A remote engine writes its request body here, so that
+        what is committed is what leaves; local engines return `prepared` unchanged.
+
+        Raises:
+            RequestError: for a combination that the engine cannot honour.
+        """
+        ...
+
     def generate(self, prepared: PreparedInput, sampling: Sampling) -> AsyncIterator[Delta]:
         """Yield deltas as they are generated; closing the iterator stops the work.
 
