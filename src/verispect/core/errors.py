@@ -77,6 +77,12 @@ class Reason(StrEnum):
     TRUSTED_ROOT_STALE = "trusted-root-stale"
     # Serving.
     INVALID_REQUEST = "invalid-request"
+    ROUTE_NOT_FOUND = "route-not-found"
+    METHOD_NOT_ALLOWED = "method-not-allowed"
+    MEDIA_TYPE_UNSUPPORTED = "media-type-unsupported"
+    REQUEST_TIMEOUT = "request-timeout"
+    SERVER_OVERLOADED = "server-overloaded"
+    INTERNAL_ERROR = "internal-error"
     ASSURANCE_UNKNOWN = "assurance-unknown"
     ASSURANCE_UNAVAILABLE = "assurance-unavailable"
     MODEL_NOT_FOUND = "model-not-found"
