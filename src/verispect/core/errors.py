@@ -95,6 +95,7 @@ class Reason(StrEnum):
     STORE_FAILED = "store-failed"
     STORE_LOCKED = "store-locked"
     RECEIPT_NOT_FOUND = "receipt-not-found"
+    RESPONSE_NOT_FOUND = "response-not-found"
     OPENING_FORBIDDEN = "opening-forbidden"
     NETWORK_FAILED = "network-failed"
 
