@@ -94,6 +94,8 @@ class Reason(StrEnum):
     UPSTREAM_FAILED = "upstream-failed"
     STORE_FAILED = "store-failed"
     STORE_LOCKED = "store-locked"
+    STORE_CONFLICT = "store-conflict"
+    STORE_ROLLED_BACK = "store-rolled-back"
     RECEIPT_NOT_FOUND = "receipt-not-found"
     RESPONSE_NOT_FOUND = "response-not-found"
     OPENING_FORBIDDEN = "opening-forbidden"
