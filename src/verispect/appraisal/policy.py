@@ -1,0 +1,202 @@
+"""The assurance policy: for each claim, which sources are good enough.
+
+Deny is the default everywhere: a policy that requires nothing is refused, a source that is not
+named does not suffice, and an unknown word is an error. A policy is TOML for people and has one
+digest, which the statement carries as what the caller required.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any, Final
+
+from verispect.core.claims import CLAIMS_OF_A_SIGNATURE, Claim, ClaimSources, Source
+from verispect.core.encoding import Digest, encode, sha256
+from verispect.core.errors import MalformedError, Reason
+from verispect.core.statement import ModelIdentity
+
+POLICY_VERSION: Final = 1
+MAX_POLICY_BYTES: Final = 256 * 1024
+MAX_AGE_SECONDS: Final = 100 * 366 * 86_400
+
+
+@dataclass(frozen=True, slots=True)
+class AssurancePolicy:
+    """What a caller requires. Compare policies by `digest`, not by name."""
+
+    name: str
+    claims: Mapping[Claim, frozenset[Source]]
+    """Every claim that is required, and the sources that each suffice for it."""
+    nonce_required: bool = False
+    maximum_age_seconds: int | None = None
+    """Refuse a receipt that was signed longer ago than this."""
+    model_identities: frozenset[ModelIdentity] = frozenset({ModelIdentity.LOCAL_WEIGHTS})
+    """How the operator may know the model."""
+    accepted_models_only: bool = False
+    """Require the model's digest among the trusted root's reference values."""
+    development_keys: bool = False
+    """Accept receipts signed with development keys."""
+    not_covered: tuple[str, ...] = field(default=(), compare=False)
+
+    def is_empty(self) -> bool:
+        """Tell whether this policy requires no claim; such a policy denies."""
+        return not any(self.claims.values())
+
+    def unmet(self, achieved: ClaimSources) -> list[Claim]:
+        """Return the required claims behind which no sufficient source stands."""
+        nothing: frozenset[Source] = frozenset()
+        return [
+            claim
+            for claim, sufficient in self.claims.items()
+            if not sufficient & achieved.get(claim, nothing)
+            or Source.REFUTED in achieved.get(claim, nothing)
+        ]
+
+    def to_map(self) -> dict[str, Any]:
+        """Return the canonical form, every field present."""
+        return {
+            "version": POLICY_VERSION,
+            "claims": {
+                claim.value: sorted(source.value for source in sources)
+                for claim, sources in self.claims.items()
+            },
+            "nonce": self.nonce_required,
+            "maximum_age_seconds": self.maximum_age_seconds,
+            "model_identities": sorted(identity.label for identity in self.model_identities),
+            "accepted_models_only": self.accepted_models_only,
+            "development_keys": self.development_keys,
+        }
+
+    def digest(self) -> Digest:
+        """Return the digest that a statement carries. The name is not part of it."""
+        return sha256(encode(self.to_map()))
+
+    @classmethod
+    def from_toml(cls, text: str) -> AssurancePolicy:
+        """Read the TOML form (spec/policy.md).
+
+        Raises:
+            MalformedError: `malformed-policy` for anything unknown, misspelt or out of range.
+        """
+        if len(text.encode()) > MAX_POLICY_BYTES:
+            raise MalformedError("the policy is too large", reason=Reason.TOO_LARGE)
+        try:
+            document = tomllib.loads(text)
+        except (tomllib.TOMLDecodeError, RecursionError) as error:
+            raise _malformed("the policy is not TOML") from error
+        return _from_document(document)
+
+    def to_toml(self) -> str:
+        """Return the TOML form in full."""
+        lines = [
+            f"version = {POLICY_VERSION}",
+            f'name = "{self.name}"',
+            f"nonce = {str(self.nonce_required).lower()}",
+            f"model_identities = {_toml_list(each.label for each in self.model_identities)}",
+            f"accepted_models_only = {str(self.accepted_models_only).lower()}",
+            f"development_keys = {str(self.development_keys).lower()}",
+        ]
+        if self.maximum_age_seconds is not None:
+            lines.append(f"maximum_age_seconds = {self.maximum_age_seconds}")
+        lines.append("\n[claims]")
+        lines += [
+            f"{claim.value} = {_toml_list(source.value for source in sources)}"
+            for claim, sources in self.claims.items()
+        ]
+        return "\n".join(lines) + "\n"
+
+
+def _toml_list(words: Any) -> str:
+    return "[" + ", ".join(f'"{word}"' for word in sorted(words)) + "]"
+
+
+def _malformed(what: str) -> MalformedError:
+    return MalformedError(what, reason=Reason.MALFORMED_POLICY)
+
+
+_FIELDS: Final = {
+    "version",
+    "name",
+    "claims",
+    "nonce",
+    "maximum_age_seconds",
+    "model_identities",
+    "accepted_models_only",
+    "development_keys",
+}
+_IDENTITIES: Final = {identity.label: identity for identity in ModelIdentity}
+
+
+def _from_document(document: dict[str, Any]) -> AssurancePolicy:
+    if unknown := sorted(document.keys() - _FIELDS):
+        raise _malformed(f"unknown field {unknown[0]}")
+    if document.get("version") != POLICY_VERSION or isinstance(document["version"], bool):
+        raise _malformed(f"expected version = {POLICY_VERSION}")
+    name = document.get("name")
+    if not isinstance(name, str) or not name.replace("-", "").replace("+", "").isalnum():
+        raise _malformed("name is not a word of letters, digits, - and +")
+    maximum_age = document.get("maximum_age_seconds")
+    if maximum_age is not None and (
+        type(maximum_age) is not int or not 0 < maximum_age <= MAX_AGE_SECONDS
+    ):
+        raise _malformed("maximum_age_seconds is not a positive number of seconds")
+    return AssurancePolicy(
+        name=name,
+        claims=_claims(document.get("claims")),
+        nonce_required=_flag(document, "nonce"),
+        maximum_age_seconds=maximum_age,
+        model_identities=_identities(document.get("model_identities")),
+        accepted_models_only=_flag(document, "accepted_models_only"),
+        development_keys=_flag(document, "development_keys"),
+    )
+
+
+def _flag(document: dict[str, Any], name: str) -> bool:
+    value = document.get(name, False)
+    if type(value) is not bool:
+        raise _malformed(f"{name} is not true or false")
+    return value
+
+
+def _claims(value: Any) -> dict[Claim, frozenset[Source]]:
+    if not isinstance(value, dict):
+        raise _malformed("claims is missing or not a table")
+    result: dict[Claim, frozenset[Source]] = {}
+    for word, sources in value.items():
+        if word not in Claim.__members__.values():
+            raise _malformed(f"unknown claim {word}")
+        if not isinstance(sources, list) or not sources:
+            raise _malformed(f"claim {word} does not list the sources that suffice")
+        for source in sources:
+            if source not in Source.__members__.values():
+                raise _malformed(f"unknown source for claim {word}")
+            if source in (Source.UNSTATED, Source.REFUTED):
+                raise _malformed(f"source {source} cannot suffice for claim {word}")
+        result[Claim(word)] = frozenset(Source(source) for source in sources)
+    return result
+
+
+def _identities(value: Any) -> frozenset[ModelIdentity]:
+    if value is None:
+        return frozenset({ModelIdentity.LOCAL_WEIGHTS})
+    if not isinstance(value, list) or not value or any(word not in _IDENTITIES for word in value):
+        raise _malformed(f"model_identities is not a list of {', '.join(_IDENTITIES)}")
+    return frozenset(_IDENTITIES[word] for word in value)
+
+
+# -- Presets --------------------------------------------------------------------------------------
+
+_ANY_SOURCE: Final = frozenset(Source) - {Source.UNSTATED, Source.REFUTED}
+
+SIGNED: Final = AssurancePolicy(
+    name="signed",
+    claims=dict.fromkeys(CLAIMS_OF_A_SIGNATURE, _ANY_SOURCE),
+    model_identities=frozenset(ModelIdentity),
+)
+"""The operator says so and cannot deny it: every claim at least asserted."""
+
+PRESETS: Final[Mapping[str, AssurancePolicy]] = MappingProxyType({"signed": SIGNED})
+"""Policies with names that people can say."""

@@ -1,0 +1,112 @@
+"""What an appraisal gives: an explanation for everyone, and a verified receipt for those who act.
+
+`AttestationResult` explains and cannot be used as a boolean. `VerifiedReceipt` exists only where a
+`Verifier` made it: it has no public constructor, is never read from bytes and never pickled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final, NoReturn
+
+from verispect.core.claims import Claim, Source
+from verispect.core.commitments import Part
+from verispect.core.encoding import Digest
+from verispect.core.errors import Reason
+from verispect.core.statement import InferenceStatement
+from verispect.evidence.interface import Check, CheckStatus
+
+
+class Verdict(StrEnum):
+    """The three answers: yes, no, and could not tell."""
+
+    VERIFIED = "verified"
+    REFUSED = "refused"
+    UNDETERMINED = "undetermined"
+
+
+@dataclass(frozen=True, slots=True)
+class AttestationResult:
+    """Every check with its answer, and the table claims x sources (RFC 9334 section 8.4)."""
+
+    verdict: Verdict
+    checks: Sequence[Check]
+    claims: Mapping[Claim, frozenset[Source]]
+    """Every claim, with the sources that stand behind it in the end."""
+    not_covered: Sequence[str]
+    """What the evidence at hand does not show, in words."""
+    policy_name: str
+    policy_digest: Digest
+    receipt_id: Digest
+
+    def __bool__(self) -> NoReturn:
+        raise TypeError("an AttestationResult is not a boolean: look at its verdict")
+
+    @property
+    def reason(self) -> Reason | None:
+        """The reason of the first check that failed, else of the first that could not tell."""
+        for status in (CheckStatus.FAILED, CheckStatus.UNKNOWN):
+            for check in self.checks:
+                if check.status is status:
+                    return check.reason
+        return None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON view, the same for the command line, the explorer and vectors."""
+        return {
+            "verdict": self.verdict.value,
+            "reason": self.reason.value if self.reason else None,
+            "receiptId": self.receipt_id.hex(),
+            "policy": {"name": self.policy_name, "digest": self.policy_digest.hex()},
+            "checks": [
+                {
+                    "name": check.name,
+                    "status": check.status.value,
+                    "reason": check.reason.value if check.reason else None,
+                    "detail": check.detail,
+                }
+                for check in self.checks
+            ],
+            "claims": {
+                claim.value: sorted(source.value for source in sources)
+                for claim, sources in self.claims.items()
+            },
+            "notCovered": list(self.not_covered),
+        }
+
+
+_GUARD: Final = object()
+
+
+class VerifiedReceipt:
+    """A receipt that a `Verifier` found good under a policy; only a `Verifier` makes one."""
+
+    __slots__ = ("opened", "result", "statement")
+
+    statement: InferenceStatement
+    """What was signed, now believed as far as `result` says."""
+    opened: Mapping[Part, Any]
+    """The decoded content of every opening that was checked."""
+    result: AttestationResult
+    """Why, and what is not covered."""
+
+    def __init__(
+        self,
+        guard: object,
+        statement: InferenceStatement,
+        opened: Mapping[Part, Any],
+        result: AttestationResult,
+    ) -> None:
+        if guard is not _GUARD:
+            raise TypeError("only a Verifier makes a VerifiedReceipt")
+        object.__setattr__(self, "statement", statement)
+        object.__setattr__(self, "opened", opened)
+        object.__setattr__(self, "result", result)
+
+    def __setattr__(self, name: str, value: object) -> NoReturn:
+        raise AttributeError("a VerifiedReceipt does not change")
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a VerifiedReceipt is never pickled: verify the receipt again")

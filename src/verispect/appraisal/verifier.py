@@ -1,0 +1,337 @@
+"""The verifier: decides a receipt from bytes alone, years later, with what the user trusts.
+
+Pure: no network, clock, environment or randomness; trusted root, policy and time are arguments
+without defaults. The numbered steps are those of spec/verification.md. Unknown evidence and
+unknown answers can only lower the verdict; an empty policy denies; an absent reference value
+fails; content that was not opened is not checked and is said to be so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from verispect.appraisal.policy import AssurancePolicy
+from verispect.appraisal.result import _GUARD, AttestationResult, Verdict, VerifiedReceipt
+from verispect.appraisal.trusted_root import TrustedRoot
+from verispect.core.claims import Claim, ClaimSources, Source, combine
+from verispect.core.commitments import OpenedParts, Part
+from verispect.core.encoding import encode_content
+from verispect.core.errors import Error, Reason, TrustError, UnsupportedError, VerificationError
+from verispect.core.receipt import InferenceReceipt
+from verispect.core.statement import InferenceStatement, ModelIdentity, StreamBinding
+from verispect.evidence.interface import Check, CheckStatus, EvidenceContext, EvidenceKind
+from verispect.evidence.registry import BUILT_IN
+
+CLOCK_SKEW_MILLISECONDS: Final = 60_000
+"""How far ahead of the verifier's time an issuer's clock may be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What the caller knows of its own request and of the answer it was shown.
+
+    A receipt says that *some* request was answered. Only this ties it to yours.
+    """
+
+    nonce: bytes | None = None
+    """The nonce that was sent with the request."""
+    parts: Mapping[Part, Any] = field(default_factory=dict)
+    """Content that the caller sent or received; each must equal what was committed to."""
+    stream: StreamBinding | None = None
+    """Count and head of the chunks that the caller was shown."""
+
+
+NOTHING_EXPECTED: Final = Expected()
+
+
+class Verifier:
+    """Appraises receipts with one trusted root.
+
+    Args:
+        trusted_root: what the user trusts.
+        kinds: evidence kinds by name; the built-in ones unless others are given.
+    """
+
+    def __init__(
+        self, trusted_root: TrustedRoot, *, kinds: Mapping[str, EvidenceKind] = BUILT_IN
+    ) -> None:
+        self._trusted_root = trusted_root
+        self._kinds = kinds
+
+    def verify(
+        self,
+        receipt: InferenceReceipt,
+        *,
+        opened: OpenedParts,
+        policy: AssurancePolicy,
+        now: int,
+        expected: Expected = NOTHING_EXPECTED,
+    ) -> VerifiedReceipt:
+        """Return the verified receipt, or raise.
+
+        Args:
+            receipt: what to judge.
+            opened: the openings at hand; each must match its commitment.
+            policy: what is required; an empty one denies.
+            now: the time at which to judge, milliseconds since the epoch.
+            expected: what the caller knows of its request and answer.
+
+        Raises:
+            VerificationError: the answer is no; `reason` is that of the first failed check.
+            TrustError: could not tell, because of the trusted root.
+            UnsupportedError: could not tell, because of something this software does not know.
+        """
+        result = self.appraise(receipt, opened=opened, policy=policy, now=now, expected=expected)
+        if result.verdict is Verdict.VERIFIED:
+            content = {part: opening.content() for part, opening in opened.items()}
+            return VerifiedReceipt(_GUARD, receipt.unverified_statement, content, result)
+        decisive = _decisive(result)
+        reason = decisive.reason or Reason.POLICY_UNMET
+        if result.verdict is Verdict.REFUSED:
+            raise VerificationError(decisive.detail, reason=reason)
+        if reason in (Reason.TRUSTED_ROOT_EMPTY, Reason.TRUSTED_ROOT_STALE):
+            raise TrustError(decisive.detail, reason=reason)
+        raise UnsupportedError(decisive.detail, reason=reason)
+
+    def appraise(
+        self,
+        receipt: InferenceReceipt,
+        *,
+        opened: OpenedParts,
+        policy: AssurancePolicy,
+        now: int,
+        expected: Expected = NOTHING_EXPECTED,
+    ) -> AttestationResult:
+        """Explain every check. Never raises for bad evidence.
+
+        Args:
+            receipt: what to judge.
+            opened: the openings at hand; each must match its commitment.
+            policy: what is required; an empty one denies.
+            now: the time at which to judge, milliseconds since the epoch.
+            expected: what the caller knows of its request and answer.
+        """
+        statement = receipt.unverified_statement
+        checks: list[Check] = []
+        not_covered: list[str] = []
+        # 1. Our own side first: a root that is empty or stale cannot tell anything.
+        checks.append(_check_trusted_root(self._trusted_root, now))
+        # 2. The signature, then every other piece of evidence, each bound to this statement.
+        appraised = self._appraise_evidence(receipt, now, checks, not_covered)
+        # 3. Times agree with each other and with the verifier's.
+        checks.append(_check_times(statement, policy, now))
+        # 4. The nonce is the caller's.
+        checks.append(_check_nonce(statement, policy, expected))
+        # 5. Every opening matches its commitment, and what the caller holds is what was opened.
+        checks += _check_openings(statement, opened)
+        checks += _check_expected(statement, opened, expected)
+        # 6. The model is of a kind, and one, that the policy accepts.
+        checks.append(_check_model(statement, policy, self._trusted_root))
+        # 7. Keys for development pass only where the policy says so.
+        checks.append(self._check_development(receipt, policy))
+        # 8. Claims count only if nothing above failed; then the policy decides.
+        failed = any(check.status is CheckStatus.FAILED for check in checks)
+        claims = combine([] if failed else appraised)
+        checks.append(_check_policy(policy, claims))
+        not_covered += _uncovered(claims, statement, opened)
+        return AttestationResult(
+            verdict=_verdict(checks),
+            checks=checks,
+            claims=claims,
+            not_covered=not_covered,
+            policy_name=policy.name,
+            policy_digest=policy.digest(),
+            receipt_id=receipt.receipt_id,
+        )
+
+    def _appraise_evidence(
+        self, receipt: InferenceReceipt, now: int, checks: list[Check], not_covered: list[str]
+    ) -> list[ClaimSources]:
+        """Appraise the envelope's signature and every entry; append what was found."""
+        found: list[ClaimSources] = []
+        if not self._trusted_root.issuer_keys:
+            return found  # Step 1 said "could not tell"; "no" would claim that we could.
+        context = EvidenceContext(receipt, None, self._trusted_root, now)
+        appraisal = self._kinds["signature"].appraise(context)
+        checks += appraisal.checks
+        not_covered += appraisal.not_covered
+        found.append(appraisal.claims)
+        promises = receipt.unverified_statement.evidence
+        signed_digests = {promise.digest for promise in promises if promise.digest}
+        delivered = set()
+        for entry in receipt.evidence:
+            delivered.add(entry.digest())
+            name = f"evidence:{entry.kind}"
+            kind = self._kinds.get(entry.kind)
+            if entry.digest() not in signed_digests:
+                detail = "the statement does not name this evidence"
+                checks.append(Check(name, CheckStatus.FAILED, detail, Reason.EVIDENCE_UNBOUND))
+            elif kind is None or entry.kind == "signature":
+                detail = "this software does not know this kind of evidence"
+                checks.append(Check(name, CheckStatus.UNKNOWN, detail, Reason.UNSUPPORTED_EVIDENCE))
+            else:
+                appraisal = kind.appraise(EvidenceContext(receipt, entry, self._trusted_root, now))
+                checks += appraisal.checks
+                not_covered += appraisal.not_covered
+                found.append(appraisal.claims)
+        # Evidence that was promised and is not here adds nothing, and is said to be absent.
+        not_covered += [
+            f"promised evidence that is not here: {promise.kind}"
+            for promise in promises
+            if promise.kind != "signature" and promise.digest not in delivered
+        ]
+        return found
+
+    def _check_development(self, receipt: InferenceReceipt, policy: AssurancePolicy) -> Check:
+        trusted = self._trusted_root.issuer_key(receipt.envelope.key_id)
+        if trusted is None or not trusted.development:
+            return _passed("development", "no development evidence")
+        if policy.development_keys:
+            return _passed("development", "DEVELOPMENT key, accepted by the policy")
+        return _failed("development", "signed with a development key", Reason.DEVELOPMENT_KEY)
+
+
+def _passed(name: str, detail: str) -> Check:
+    return Check(name, CheckStatus.PASSED, detail)
+
+
+def _failed(name: str, detail: str, reason: Reason) -> Check:
+    return Check(name, CheckStatus.FAILED, detail, reason)
+
+
+def _check_trusted_root(root: TrustedRoot, now: int) -> Check:
+    name = "trusted-root"
+    if not root.issuer_keys:
+        detail = "the trusted root lists no issuer key"
+        return Check(name, CheckStatus.UNKNOWN, detail, Reason.TRUSTED_ROOT_EMPTY)
+    if root.expires_at is not None and now >= root.expires_at:
+        detail = "the trusted root has expired"
+        return Check(name, CheckStatus.UNKNOWN, detail, Reason.TRUSTED_ROOT_STALE)
+    return _passed(name, "present and current")
+
+
+def _check_times(statement: InferenceStatement, policy: AssurancePolicy, now: int) -> Check:
+    if not statement.received_at <= statement.completed_at <= statement.signed_at:
+        detail = "received, completed and signed are out of order"
+        return _failed("times", detail, Reason.TIMES_INCONSISTENT)
+    if statement.signed_at > now + CLOCK_SKEW_MILLISECONDS:
+        return _failed("times", "signed in the future", Reason.SIGNED_IN_FUTURE)
+    maximum_age = policy.maximum_age_seconds
+    if maximum_age is not None and now - statement.signed_at > maximum_age * 1000:
+        return _failed("times", f"signed over {maximum_age} s ago", Reason.RECEIPT_TOO_OLD)
+    return _passed("times", "in order, and not in the future")
+
+
+def _check_nonce(
+    statement: InferenceStatement, policy: AssurancePolicy, expected: Expected
+) -> Check:
+    if expected.nonce is not None:
+        if statement.nonce is None:
+            return _failed("nonce", "the statement carries no nonce", Reason.NONCE_MISSING)
+        if statement.nonce != expected.nonce:
+            return _failed("nonce", "the nonce is not the caller's", Reason.NONCE_MISMATCH)
+        return _passed("nonce", "the caller's")
+    if policy.nonce_required:
+        # Without the caller's own nonce to compare with, freshness was not checked.
+        return _failed("nonce", "the policy requires the caller's nonce", Reason.NONCE_MISSING)
+    return _passed("nonce", "not required")
+
+
+def _check_openings(statement: InferenceStatement, opened: OpenedParts) -> list[Check]:
+    checks = []
+    for part, opening in opened.items():
+        name = f"opening:{part.label}"
+        commitment = statement.commitments.get(part)
+        if commitment is None or opening.part is not part:
+            detail = f"the statement commits to no {part.label}"
+            checks.append(_failed(name, detail, Reason.OPENING_UNCOMMITTED))
+            continue
+        try:
+            opening.check(commitment)
+            opening.content()
+        except Error as error:
+            checks.append(_failed(name, error.message, error.reason))
+        else:
+            checks.append(_passed(name, "matches its commitment"))
+    return checks
+
+
+def _check_expected(
+    statement: InferenceStatement, opened: OpenedParts, expected: Expected
+) -> list[Check]:
+    checks = []
+    for part, content in expected.parts.items():
+        name = f"content:{part.label}"
+        opening = opened.get(part)
+        if opening is None:
+            detail = f"{part.label} is not opened, so it cannot be compared"
+            checks.append(_failed(name, detail, Reason.CONTENT_NOT_OPENED))
+        elif opening.value != encode_content(content):
+            detail = f"{part.label} differs from what was committed to"
+            checks.append(_failed(name, detail, Reason.CONTENT_MISMATCH))
+        else:
+            checks.append(_passed(name, "equal to what the caller holds"))
+    if expected.stream is not None:
+        if statement.stream != expected.stream:
+            detail = "the chunks shown are not the chunks signed"
+            checks.append(_failed("stream", detail, Reason.STREAM_MISMATCH))
+        else:
+            checks.append(_passed("stream", f"{expected.stream.chunks} chunks as shown"))
+    return checks
+
+
+def _check_model(
+    statement: InferenceStatement, policy: AssurancePolicy, root: TrustedRoot
+) -> Check:
+    identity = statement.model.identity
+    if identity not in policy.model_identities:
+        detail = f"model identity is {identity.label}, which the policy does not accept"
+        return _failed("model", detail, Reason.MODEL_NOT_ACCEPTED)
+    accepted = root.accepted_model(statement.model.model_id)
+    if policy.accepted_models_only and accepted is None:
+        detail = "the model is not among the trusted root's reference values"
+        return _failed("model", detail, Reason.MODEL_NOT_ACCEPTED)
+    known = f"reference value {accepted.name}" if accepted else "no reference value required"
+    return _passed("model", f"{identity.label}, {known}")
+
+
+def _check_policy(policy: AssurancePolicy, claims: ClaimSources) -> Check:
+    if policy.is_empty():
+        return _failed("policy", "a policy that requires nothing denies", Reason.POLICY_EMPTY)
+    if unmet := policy.unmet(claims):
+        words = ", ".join(claim.value for claim in unmet)
+        return _failed("policy", f"not met for {words}", Reason.POLICY_UNMET)
+    return _passed("policy", f"{policy.name} is met")
+
+
+def _uncovered(
+    claims: ClaimSources, statement: InferenceStatement, opened: OpenedParts
+) -> list[str]:
+    lines = [
+        f"{claim.value}: nobody states it"
+        for claim in Claim
+        if claims[claim] == frozenset({Source.UNSTATED})
+    ]
+    if statement.model.identity is ModelIdentity.UPSTREAM_REPORTED:
+        lines.append("the model's weights: an upstream service reported its own name")
+    unopened = [part.label for part in statement.commitments if part not in opened]
+    if unopened:
+        lines.append("content that was not opened: " + ", ".join(unopened))
+    return lines
+
+
+def _verdict(checks: list[Check]) -> Verdict:
+    statuses = {check.status for check in checks[:-1]}
+    # A policy can only fail *because* of an unknown answer when nothing else failed.
+    if CheckStatus.FAILED in statuses:
+        return Verdict.REFUSED
+    if CheckStatus.UNKNOWN in statuses:
+        return Verdict.UNDETERMINED
+    return Verdict.VERIFIED if checks[-1].status is CheckStatus.PASSED else Verdict.REFUSED
+
+
+def _decisive(result: AttestationResult) -> Check:
+    wanted = CheckStatus.FAILED if result.verdict is Verdict.REFUSED else CheckStatus.UNKNOWN
+    return next(check for check in result.checks if check.status is wanted)

@@ -1,0 +1,181 @@
+"""The envelope: COSE_Sign1 (RFC 9052 section 4.2) with CWT claims (RFC 9597), Ed25519.
+
+Sign and open the exact bytes. The protected header holds algorithm, content type, key
+identifier, issuer and subject and nothing else; the unprotected header is empty or holds the
+evidence that travels with the statement. Everything is deterministic CBOR, so one envelope has
+one form, except for the algorithm: we write -8 (EdDSA) and read -19 (Ed25519, RFC 9864) too.
+
+`open_envelope` believes nothing: the signature is checked by `SignedEnvelope.verify` with a key
+that the caller already trusts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from verispect.core.encoding import DIGEST_BYTES, Digest, decode, encode, sha256
+from verispect.core.errors import MalformedError, Reason, UnsupportedError
+from verispect.core.keys import SIGNATURE_BYTES, KeyId, PublicKey, Signer
+
+STATEMENT_TYPE: Final = "application/verispect-statement+cbor"
+STREAM_TYPE: Final = "application/verispect-stream+cbor"
+"""An interim signature over the chunks of a stream that were sent so far."""
+
+MAX_ENVELOPE_BYTES: Final = 16 * 1024 * 1024
+MAX_EVIDENCE_ENTRIES: Final = 32
+MAX_ISSUER_CHARACTERS: Final = 128
+MAX_SUBJECT_CHARACTERS: Final = 64
+
+EVIDENCE_LABEL: Final = -70001
+"""Our unprotected header parameter, in the private-use range of RFC 9052 section 3.1."""
+
+_ALGORITHM, _CRITICAL, _CONTENT_TYPE, _KEY_ID, _CWT_CLAIMS = 1, 2, 3, 4, 15
+_ISSUER, _SUBJECT = 1, 2
+_EDDSA, _ED25519 = -8, -19
+_SIGN1_TAG: Final = b"\xd2"
+_SIGN1_FIELDS: Final = 4
+
+
+@dataclass(frozen=True, slots=True)
+class SignedEnvelope:
+    """A parsed COSE_Sign1: untrusted until `verify`."""
+
+    content_type: str
+    key_id: KeyId
+    issuer: str
+    subject: str
+    payload: bytes
+    signature: bytes
+    protected: bytes
+    """The protected header as it was signed."""
+    evidence: Sequence[Any] = ()
+    """The unprotected evidence entries, not yet parsed."""
+
+    def encode(self) -> bytes:
+        """Return the tagged COSE_Sign1."""
+        unprotected = {EVIDENCE_LABEL: list(self.evidence)} if self.evidence else {}
+        return _SIGN1_TAG + encode([self.protected, unprotected, self.payload, self.signature])
+
+    def digest(self) -> Digest:
+        """Return the SHA-256 of this envelope without evidence: the identity of what was signed."""
+        return sha256(replace(self, evidence=()).encode())
+
+    def verify(self, key: PublicKey) -> None:
+        """Check the signature with `key`.
+
+        Raises:
+            VerificationError: `signature-invalid`.
+        """
+        key.verify(signed_bytes(self.protected, self.payload), self.signature)
+
+
+def signed_bytes(protected: bytes, payload: bytes) -> bytes:
+    """Return the `Sig_structure` of RFC 9052 section 4.4, without external data."""
+    return encode(["Signature1", protected, b"", payload])
+
+
+def sign_envelope(
+    payload: bytes, *, content_type: str, issuer: str, subject: str, signer: Signer
+) -> SignedEnvelope:
+    """Sign `payload`.
+
+    Args:
+        payload: deterministic CBOR.
+        content_type: what the payload is; part of what is signed.
+        issuer: the CWT `iss` claim, the name under which a trusted root lists the key.
+        subject: the CWT `sub` claim, the inference that the payload speaks of.
+        signer: holder of the private key.
+    """
+    key_id = signer.public_key.key_id
+    protected = encode_protected(content_type, key_id, issuer, subject)
+    signature = signer.sign(signed_bytes(protected, payload))
+    return SignedEnvelope(content_type, key_id, issuer, subject, payload, signature, protected)
+
+
+def encode_protected(content_type: str, key_id: KeyId, issuer: str, subject: str) -> bytes:
+    """Return the protected header."""
+    return encode(
+        {
+            _ALGORITHM: _EDDSA,
+            _CONTENT_TYPE: content_type,
+            _KEY_ID: key_id,
+            _CWT_CLAIMS: {_ISSUER: issuer, _SUBJECT: subject},
+        }
+    )
+
+
+def open_envelope(data: bytes, *, content_type: str) -> SignedEnvelope:
+    """Parse a tagged COSE_Sign1 whose content type is `content_type`.
+
+    Raises:
+        MalformedError: `malformed-envelope`, `malformed-cbor`, `too-large` or `too-deep`.
+        UnsupportedError: `unsupported-algorithm` or `unsupported-critical-field`.
+    """
+    if data[:1] != _SIGN1_TAG:
+        raise _malformed("not a tagged COSE_Sign1")
+    fields = decode(data[1:], limit=MAX_ENVELOPE_BYTES)
+    if type(fields) is not list or len(fields) != _SIGN1_FIELDS:
+        raise _malformed("COSE_Sign1 is not an array of four")
+    protected, unprotected, payload, signature = fields
+    if type(protected) is not bytes or type(payload) is not bytes or type(signature) is not bytes:
+        raise _malformed("protected header, payload and signature must be byte strings")
+    if len(signature) != SIGNATURE_BYTES:
+        raise _malformed("the signature has the wrong length")
+    header = _parse_protected(protected)
+    if header[_CONTENT_TYPE] != content_type:
+        raise _malformed(f"expected content type {content_type}")
+    claims = header[_CWT_CLAIMS]
+    return SignedEnvelope(
+        content_type=content_type,
+        key_id=KeyId(header[_KEY_ID]),
+        issuer=claims[_ISSUER],
+        subject=claims[_SUBJECT],
+        payload=payload,
+        signature=signature,
+        protected=protected,
+        evidence=_parse_unprotected(unprotected),
+    )
+
+
+def _malformed(what: str) -> MalformedError:
+    return MalformedError(what, reason=Reason.MALFORMED_ENVELOPE)
+
+
+def _parse_protected(protected: bytes) -> dict[int, Any]:
+    header = decode(protected, limit=1024)
+    if type(header) is not dict:
+        raise _malformed("protected header is not a map")
+    if _CRITICAL in header:
+        raise UnsupportedError(
+            "no critical header parameter is known", reason=Reason.UNSUPPORTED_CRITICAL_FIELD
+        )
+    if header.keys() != {_ALGORITHM, _CONTENT_TYPE, _KEY_ID, _CWT_CLAIMS}:
+        raise _malformed("a protected header parameter is missing or unknown")
+    if header[_ALGORITHM] not in (_EDDSA, _ED25519):
+        raise UnsupportedError(
+            "expected algorithm -8 or -19 (Ed25519)", reason=Reason.UNSUPPORTED_ALGORITHM
+        )
+    key_id, claims = header[_KEY_ID], header[_CWT_CLAIMS]
+    if type(key_id) is not bytes or len(key_id) != DIGEST_BYTES:
+        raise _malformed("key identifier is not a thumbprint of 32 bytes")
+    if type(claims) is not dict or claims.keys() != {_ISSUER, _SUBJECT}:
+        raise _malformed("CWT claims are not issuer and subject")
+    for claim, limit in ((_ISSUER, MAX_ISSUER_CHARACTERS), (_SUBJECT, MAX_SUBJECT_CHARACTERS)):
+        if type(claims[claim]) is not str or not 0 < len(claims[claim]) <= limit:
+            raise _malformed(f"a CWT claim is not text of 1 to {limit} characters")
+    return header
+
+
+def _parse_unprotected(unprotected: Any) -> tuple[Any, ...]:
+    if type(unprotected) is not dict:
+        raise _malformed("unprotected header is not a map")
+    if not unprotected:
+        return ()
+    entries = unprotected.get(EVIDENCE_LABEL)
+    if unprotected.keys() != {EVIDENCE_LABEL} or type(entries) is not list or not entries:
+        raise _malformed("unprotected header holds something other than evidence")
+    if len(entries) > MAX_EVIDENCE_ENTRIES:
+        raise _malformed(f"expected at most {MAX_EVIDENCE_ENTRIES} evidence entries")
+    return tuple(entries)

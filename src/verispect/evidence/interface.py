@@ -1,0 +1,100 @@
+"""What an evidence kind is: it parses its own bytes, verifies them, and maps them to claims.
+
+A kind receives one receipt, the entry that is its own (none for the envelope's signature), the
+trust anchors of the verifier and the time; it returns checks and claims. It never decides: only
+`verispect.appraisal` makes a verdict. A kind refuses to reach a network, a clock or a file.
+
+Kinds are found by entry point, group `verispect.evidence`; the built-in ones are registered the
+same way. A kind that is not built in is never loaded unless its name is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from verispect.core.claims import ClaimSources
+from verispect.core.errors import Reason
+from verispect.core.keys import KeyId, PublicKey
+from verispect.core.receipt import EvidenceEntry, InferenceReceipt
+
+
+class CheckStatus(StrEnum):
+    """The three answers to one check: yes, no, and could not tell."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One numbered step of an appraisal and its answer."""
+
+    name: str
+    """Stable identifier, for example `signature`."""
+    status: CheckStatus
+    detail: str
+    """One lower-case line for people, free of content."""
+    reason: Reason | None = None
+    """Set unless the check passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class IssuerKey:
+    """One key of one issuer, as a trusted root lists it. Times are milliseconds, end excluded."""
+
+    issuer: str
+    key: PublicKey
+    development: bool
+    """A development key signs real formats and is refused unless a policy accepts it."""
+    not_before: int
+    not_after: int | None = None
+    revoked_at: int | None = None
+
+
+class TrustAnchors(Protocol):
+    """The part of a trusted root that evidence kinds may ask for."""
+
+    def issuer_key(self, key_id: KeyId) -> IssuerKey | None:
+        """Return the issuer key with this identifier, if it is trusted."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceContext:
+    """Everything a kind may look at."""
+
+    receipt: InferenceReceipt
+    entry: EvidenceEntry | None
+    anchors: TrustAnchors
+    now: int
+    """Milliseconds since the epoch: the time at which to judge."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvidenceAppraisal:
+    """What a kind found."""
+
+    checks: Sequence[Check]
+    claims: ClaimSources
+    not_covered: Sequence[str]
+    """What this kind of evidence never shows, in words; always shown."""
+
+
+class EvidenceKind(Protocol):
+    """One kind of evidence."""
+
+    @property
+    def name(self) -> str:
+        """The kind's name on the wire."""
+        ...
+
+    def appraise(self, context: EvidenceContext) -> EvidenceAppraisal:
+        """Verify the entry against the receipt.
+
+        Claims are returned only where every check passed. Never raises for bad evidence.
+        """
+        ...
