@@ -1,0 +1,81 @@
+"""Counters and latencies in Prometheus' text form, in a registry of their own.
+
+Labels hold routes, statuses and operations, never a model name, a caller or anything a caller
+wrote, so that their number is bounded and nothing leaks. Children are looked up once and kept.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+
+_LATENCY_BUCKETS: Final = (
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+    60.0, 120.0,
+)  # fmt: skip
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+"""Content type of `Metrics.render`."""
+
+
+class Metrics:
+    """The gateway's figures since it started."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry(auto_describe=False)
+        self._requests = Counter(
+            "verispect_requests",
+            "Requests answered, by route and status.",
+            ("route", "status"),
+            registry=self._registry,
+        )
+        self._seconds = Histogram(
+            "verispect_request_seconds",
+            "Seconds from the head of a request to the last byte of its answer, by route.",
+            ("route",),
+            buckets=_LATENCY_BUCKETS,
+            registry=self._registry,
+        )
+        self._receipts = Counter(
+            "verispect_receipts",
+            "Receipts issued, by operation.",
+            ("operation",),
+            registry=self._registry,
+        )
+        self.active = Gauge(
+            "verispect_requests_active", "Requests at work now.", registry=self._registry
+        )
+        self._request_children: dict[tuple[str, int], Counter] = {}
+        self._seconds_children: dict[str, Histogram] = {}
+        self._receipt_children: dict[str, Counter] = {}
+
+    def answered(self, route: str, status: int, seconds: float) -> None:
+        """Count one answered request.
+
+        Args:
+            route: the route's pattern, never the path itself.
+            status: HTTP status.
+            seconds: time it took.
+        """
+        child = self._request_children.get((route, status))
+        if child is None:
+            child = self._requests.labels(route, str(status))
+            self._request_children[(route, status)] = child
+        child.inc()
+        latency = self._seconds_children.get(route)
+        if latency is None:
+            latency = self._seconds_children[route] = self._seconds.labels(route)
+        latency.observe(seconds)
+
+    def issued(self, operation: str) -> None:
+        """Count one receipt issued for `operation`."""
+        child = self._receipt_children.get(operation)
+        if child is None:
+            child = self._receipt_children[operation] = self._receipts.labels(operation)
+        child.inc()
+
+    def render(self) -> bytes:
+        """Return all figures in Prometheus' text form."""
+        return generate_latest(self._registry)

@@ -1,0 +1,28 @@
+"""What every route is handed: the models, the recorder of receipts, the limits and the counters."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from verispect.gateway.limits import Limits
+from verispect.gateway.metrics import Metrics
+
+if TYPE_CHECKING:
+    from verispect.gateway.recording import Recorder
+    from verispect.gateway.serving import ModelPool
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayState:
+    """Shared by all requests of one application; made once, by whoever starts the server."""
+
+    pool: ModelPool
+    recorder: Recorder
+    limits: Limits = field(default_factory=Limits)
+    metrics: Metrics = field(default_factory=Metrics)
+    on_start: Callable[[], Awaitable[None]] | None = None
+    """Awaited at the start of the application's lifespan."""
+    on_stop: Callable[[], Awaitable[None]] | None = None
+    """Awaited at its end, after the last request."""
