@@ -39,7 +39,10 @@ class AssurancePolicy:
     """Require the model's digest among the trusted root's reference values."""
     development_keys: bool = False
     """Accept receipts signed with development keys."""
-    not_covered: tuple[str, ...] = field(default=(), compare=False)
+    _digest: Digest = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_digest", sha256(encode(self.to_map())))
 
     def is_empty(self) -> bool:
         """Tell whether this policy requires no claim; such a policy denies."""
@@ -72,7 +75,7 @@ class AssurancePolicy:
 
     def digest(self) -> Digest:
         """Return the digest that a statement carries. The name is not part of it."""
-        return sha256(encode(self.to_map()))
+        return self._digest
 
     @classmethod
     def from_toml(cls, text: str) -> AssurancePolicy:

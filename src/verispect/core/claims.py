@@ -67,17 +67,15 @@ ClaimSources = Mapping[Claim, frozenset[Source]]
 """The sources that stand behind each claim; a claim that is absent is unstated."""
 
 
+_UNSTATED: Final = frozenset({Source.UNSTATED})
+_REFUTED: Final = frozenset({Source.REFUTED})
+
+
 def combine(parts: Iterable[ClaimSources]) -> dict[Claim, frozenset[Source]]:
     """Return the union per claim, every claim present; refuted stands alone where it occurs."""
-    union: dict[Claim, set[Source]] = {claim: set() for claim in Claim}
+    result: dict[Claim, frozenset[Source]] = dict.fromkeys(Claim, _UNSTATED)
     for part in parts:
         for claim, sources in part.items():
-            union[claim] |= sources
-    result: dict[Claim, frozenset[Source]] = {}
-    for claim, gathered in union.items():
-        gathered.discard(Source.UNSTATED)
-        if Source.REFUTED in gathered:
-            result[claim] = frozenset({Source.REFUTED})
-        else:
-            result[claim] = frozenset(gathered or {Source.UNSTATED})
+            union = (result[claim] | sources) - _UNSTATED
+            result[claim] = _REFUTED if Source.REFUTED in union else union or _UNSTATED
     return result

@@ -65,7 +65,11 @@ def encode(value: Any) -> bytes:
     return cbor2.dumps(value, canonical=True)
 
 
-def _check_encodable(value: Any, depth: int) -> None:
+_PLAIN_TYPES: Final = frozenset({str, bytes, bool, type(None)})
+
+
+def _check_encodable(value: Any, depth: int) -> None:  # noqa: C901
+    # One branch per type, in the order of frequency: this runs for every byte that is signed.
     kind = type(value)
     if kind is bytes or kind is str or value is None or kind is bool:
         return
@@ -76,8 +80,13 @@ def _check_encodable(value: Any, depth: int) -> None:
     if depth >= MAX_DEPTH:
         raise TypeError(f"nesting must not exceed {MAX_DEPTH}")
     if kind is list or kind is tuple:
-        for item in value:
-            _check_encodable(item, depth + 1)
+        kinds = set(map(type, value))
+        if kinds == {int}:  # Token ids: thousands of them, checked at once.
+            if not _MIN_NEGATIVE <= min(value) <= max(value) <= _MAX_UNSIGNED:
+                raise TypeError("an integer must fit in 64 bits")
+        elif not kinds <= _PLAIN_TYPES:
+            for item in value:
+                _check_encodable(item, depth + 1)
         return
     if kind is dict:
         _check_map_keys(value)
@@ -166,7 +175,11 @@ def _decode_item(data: bytes, offset: int, depth: int) -> tuple[Any, int]:  # no
     if major == 7:
         return _decode_simple(argument, start), offset
     if argument > 23:
-        argument, offset = _decode_argument(data, offset, argument)
+        if argument == 24 and offset < len(data) and data[offset] > 23:
+            argument = data[offset]  # One-byte lengths, as of digests, without a call.
+            offset += 1
+        else:
+            argument, offset = _decode_argument(data, offset, argument)
     if major == 0:
         return argument, offset
     if major == 1:
@@ -214,7 +227,12 @@ def _decode_map(data: bytes, offset: int, depth: int, count: int) -> tuple[dict[
     previous = b""
     for _ in range(count):
         key_start = offset
-        key, offset = _decode_item(data, offset, depth + 1)
+        key: Any
+        if offset < len(data) and data[offset] < 24:
+            key = data[offset]
+            offset += 1
+        else:
+            key, offset = _decode_item(data, offset, depth + 1)
         encoded_key = data[key_start:offset]
         # Bytewise order of the encoded keys (section 4.2.1); equality is a duplicate.
         if encoded_key <= previous:
@@ -227,6 +245,16 @@ def _decode_map(data: bytes, offset: int, depth: int, count: int) -> tuple[dict[
         previous = encoded_key
         result[key], offset = _decode_item(data, offset, depth + 1)
     return result, offset
+
+
+def byte_string(data: bytes) -> bytes:
+    """Return `data` as one CBOR byte string: `encode(data)`, quicker."""
+    length = len(data)
+    if length < 24:
+        return bytes((0x40 | length,)) + data
+    if length < 1 << 8:
+        return bytes((0x58, length)) + data
+    return cbor2.dumps(data)
 
 
 # -- Content values -----------------------------------------------------------------------------
@@ -271,13 +299,21 @@ def encode_content(value: Any) -> bytes:
     return encode(_content_to_cbor(value))
 
 
+_UNCONVERTED_TYPES: Final = _PLAIN_TYPES | {int}
+
+
 def _content_to_cbor(value: Any) -> Any:
+    kind = type(value)
+    if kind in _UNCONVERTED_TYPES:
+        return value
+    if kind is dict or isinstance(value, Mapping):
+        return {key: _content_to_cbor(item) for key, item in value.items()}
+    if kind is list or isinstance(value, (list, tuple)):
+        if set(map(type, value)) <= _UNCONVERTED_TYPES:
+            return value
+        return [_content_to_cbor(item) for item in value]
     if isinstance(value, float):
         return _decimal_fraction(value)
-    if isinstance(value, Mapping):
-        return {key: _content_to_cbor(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_content_to_cbor(item) for item in value]
     return value
 
 

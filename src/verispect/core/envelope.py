@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from verispect.core.encoding import DIGEST_BYTES, Digest, decode, encode, sha256
+from verispect.core.encoding import DIGEST_BYTES, Digest, byte_string, decode, encode, sha256
 from verispect.core.errors import MalformedError, Reason, UnsupportedError
 from verispect.core.keys import SIGNATURE_BYTES, KeyId, PublicKey, Signer
 
@@ -35,6 +35,8 @@ _ALGORITHM, _CRITICAL, _CONTENT_TYPE, _KEY_ID, _CWT_CLAIMS = 1, 2, 3, 4, 15
 _ISSUER, _SUBJECT = 1, 2
 _EDDSA, _ED25519 = -8, -19
 _SIGN1_TAG: Final = b"\xd2"
+_SIGN1_START: Final = _SIGN1_TAG + b"\x84"
+_SIGNATURE_CONTEXT: Final = b"\x84\x6aSignature1"
 _SIGN1_FIELDS: Final = 4
 
 
@@ -55,12 +57,19 @@ class SignedEnvelope:
 
     def encode(self) -> bytes:
         """Return the tagged COSE_Sign1."""
-        unprotected = {EVIDENCE_LABEL: list(self.evidence)} if self.evidence else {}
-        return _SIGN1_TAG + encode([self.protected, unprotected, self.payload, self.signature])
+        unprotected = encode({EVIDENCE_LABEL: list(self.evidence)}) if self.evidence else b"\xa0"
+        return (
+            _SIGN1_START
+            + byte_string(self.protected)
+            + unprotected
+            + byte_string(self.payload)
+            + byte_string(self.signature)
+        )
 
     def digest(self) -> Digest:
         """Return the SHA-256 of this envelope without evidence: the identity of what was signed."""
-        return sha256(replace(self, evidence=()).encode())
+        bare = replace(self, evidence=()) if self.evidence else self
+        return sha256(bare.encode())
 
     def verify(self, key: PublicKey) -> None:
         """Check the signature with `key`.
@@ -73,7 +82,7 @@ class SignedEnvelope:
 
 def signed_bytes(protected: bytes, payload: bytes) -> bytes:
     """Return the `Sig_structure` of RFC 9052 section 4.4, without external data."""
-    return encode(["Signature1", protected, b"", payload])
+    return _SIGNATURE_CONTEXT + byte_string(protected) + b"\x40" + byte_string(payload)
 
 
 def sign_envelope(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeVar, cast
 
 from verispect.core.commitments import Part
 from verispect.core.encoding import DIGEST_BYTES, Digest, decode, encode
@@ -257,10 +257,10 @@ _Number = TypeVar("_Number", bound=IntEnum)
 
 
 def _number(kind: type[_Number], value: Any, name: str) -> _Number:
-    try:
-        return kind(_integer(value, name))
-    except ValueError:
-        raise _malformed(f"{name} is unknown") from None
+    member = kind._value2member_map_.get(value) if type(value) is int else None
+    if member is None:
+        raise _malformed(f"{name} is unknown")
+    return cast(_Number, member)
 
 
 def _from_map(fields: Any) -> InferenceStatement:

@@ -7,13 +7,15 @@ when its name is given, and never otherwise, so that installing a package cannot
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from importlib.metadata import EntryPoint, entry_points
 from types import MappingProxyType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from verispect.core.errors import Reason, UnsupportedError
 from verispect.evidence.interface import EvidenceKind
 from verispect.evidence.signature import SignatureEvidence
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 GROUP: Final = "verispect.evidence"
 _DISTRIBUTION: Final = "verispect"
@@ -29,6 +31,9 @@ def load_kinds(extra: Iterable[str] = ()) -> dict[str, EvidenceKind]:
         UnsupportedError: `unsupported-evidence` when a named kind is not installed, or has the
             name of a built-in one.
     """
+    # Imported here: it costs a tenth of a verification command and most need no extra kind.
+    from importlib.metadata import entry_points
+
     kinds = dict(BUILT_IN)
     for name in extra:
         found = [point for point in entry_points(group=GROUP, name=name) if not _is_ours(point)]
