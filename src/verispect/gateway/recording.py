@@ -1,1 +1,287 @@
-"""From a request to its receipt: commitments, stream chain, durable issue."""
+"""From a request to its receipt: commitments, the stream chain, and the durable issue.
+
+One `Inference` accompanies one request. Routes tell it what the answer depends on, part by part;
+`finish` returns only when the signed receipt is on disk, so that no answer leaves before. The
+sequence number is given, and the statement signed, inside the store's transaction.
+
+This module refuses to answer for a request it did not begin, to finish one twice, and to keep any
+content outside the openings, which are erased after their retention.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from verispect.appraisal.policy import AssurancePolicy
+from verispect.attesters.signer import Issuer
+from verispect.core.commitments import SALT_BYTES, Opening, Part, encode_openings
+from verispect.core.encoding import Digest, to_base64url
+from verispect.core.envelope import STATEMENT_TYPE, sign_envelope
+from verispect.core.statement import (
+    INFERENCE_ID_BYTES,
+    ExecutedModel,
+    InferenceStatement,
+    PromisedEvidence,
+    ServedLane,
+)
+from verispect.core.stream import StreamChain, sign_interim
+from verispect.engines.interface import EngineIdentity, Lane
+from verispect.gateway.assurance import caller_nonce, required_assurance
+from verispect.gateway.http import HttpRequest
+from verispect.gateway.metrics import Metrics
+from verispect.gateway.recovery import encode_recovery
+from verispect.gateway.serving import ServedModel
+from verispect.ledger import NewReceipt, ReceiptStore
+
+INTERIM_EVERY_CHUNKS: Final = 32
+"""An interim signature is made after this many chunks of a stream."""
+
+_OPENING_KEY_BYTES: Final = 16
+_TIME_BYTES: Final = 6
+_LANES: Final = {
+    Lane.DETERMINISTIC: ServedLane.DETERMINISTIC,
+    Lane.THROUGHPUT: ServedLane.THROUGHPUT,
+}
+_SIGNATURE_ONLY: Final = (PromisedEvidence("signature"),)
+
+
+@dataclass(frozen=True, slots=True)
+class Issued:
+    """A receipt that is on disk and may leave."""
+
+    receipt: bytes
+    receipt_id: str
+    """Hexadecimal SHA-256 of `receipt`."""
+
+
+class Recorder:
+    """Makes the receipts of one issuer.
+
+    Args:
+        issuer: who signs.
+        store: where receipts become durable.
+        opening_secret: 32 random bytes from which every inference's opening key is derived.
+        metrics: counters, where the server keeps any.
+    """
+
+    def __init__(
+        self,
+        issuer: Issuer,
+        store: ReceiptStore,
+        *,
+        opening_secret: bytes,
+        metrics: Metrics | None = None,
+    ) -> None:
+        self.issuer = issuer
+        self.store = store
+        self.metrics = metrics
+        self._opening_secret = opening_secret
+        self._background: set[asyncio.Task[None]] = set()
+
+    def begin(
+        self,
+        request: HttpRequest,
+        *,
+        operation: str,
+        served: ServedModel,
+        requested_model: str,
+        lane: Lane,
+        assurance: str | None,
+    ) -> Inference:
+        """Accept a request for an inference, or refuse it before any work.
+
+        Args:
+            request: nonce and assurance are read from its headers.
+            operation: the interface called, for example `chat.completions`.
+            served: the model that will run.
+            requested_model: the name as the caller wrote it.
+            lane: how the engine is shared.
+            assurance: the body's `assurance` field.
+
+        Raises:
+            RequestError: `assurance-unknown`, `assurance-unavailable` or `invalid-request`.
+        """
+        return Inference(
+            self,
+            operation=operation,
+            served=served,
+            requested_model=requested_model,
+            lane=lane,
+            policy=required_assurance(request.headers, assurance),
+            nonce=caller_nonce(request.headers),
+            received_at=request.received_at,
+        )
+
+    def opening_key(self, inference_id: bytes) -> str:
+        """Return the bearer key with which the openings of an inference are fetched."""
+        digest = hmac.digest(self._opening_secret, inference_id, "sha256")
+        return to_base64url(digest[:_OPENING_KEY_BYTES])
+
+    def in_background(self, work: Any) -> None:
+        """Run a coroutine whose outcome nobody waits for, keeping it alive until it ends."""
+        task = asyncio.ensure_future(work)
+        self._background.add(task)
+        task.add_done_callback(self._background_ended)
+
+    def _background_ended(self, task: asyncio.Task[None]) -> None:
+        self._background.discard(task)
+        if not task.cancelled():
+            task.exception()  # A checkpoint that failed costs coverage after a crash, no more.
+
+
+class Inference:
+    """One request on its way to a receipt; made by `Recorder.begin`."""
+
+    def __init__(
+        self,
+        recorder: Recorder,
+        *,
+        operation: str,
+        served: ServedModel,
+        requested_model: str,
+        lane: Lane,
+        policy: AssurancePolicy,
+        nonce: bytes | None,
+        received_at: int,
+    ) -> None:
+        self._recorder = recorder
+        self._operation = operation
+        self._served = served
+        self._requested_model = requested_model
+        self._lane = lane
+        self._policy = policy
+        self._nonce = nonce
+        self._received_at = received_at
+        # The time in front keeps the store's index compact; 80 random bits keep it unguessable.
+        random = os.urandom(INFERENCE_ID_BYTES - _TIME_BYTES)
+        self._id = received_at.to_bytes(_TIME_BYTES, "big") + random
+        self.identifier: Final = self._id.hex()
+        self._openings: dict[Part, Opening] = {}
+        self._commitments: dict[Part, Digest] = {}
+        self._engine: Digest | None = None
+        self._chain: StreamChain | None = None
+        self._finished = False
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """Headers to send with the head of the response, streams included.
+
+        They let a caller whose stream was cut fetch the receipt of what it was sent.
+        """
+        return [
+            ("verispect-inference", self.identifier),
+            ("verispect-opening-key", self._recorder.opening_key(self._id)),
+        ]
+
+    def use_engine(self, identity: EngineIdentity) -> None:
+        """Record the engine that runs the model."""
+        self._engine = identity.digest()
+
+    def commit(self, part: Part, value: Any) -> None:
+        """Commit to JSON-like content (bytes allowed); a part is committed to once."""
+        if part in self._openings:
+            raise RuntimeError(f"{part.label} is committed to already")
+        opening = Opening.of(part, value, salt=os.urandom(SALT_BYTES))
+        self._openings[part] = opening
+        self._commitments[part] = opening.commitment()
+
+    def chain(self, chunk: bytes) -> bytes | None:
+        """Absorb the exact bytes of the next chunk of a streamed answer.
+
+        Returns:
+            An interim signature over everything sent so far, when one is due.
+        """
+        first = self._chain is None
+        if self._chain is None:
+            self._chain = StreamChain(self._id)
+        self._chain.absorb(chunk)
+        binding = self._chain.binding()
+        due = binding.chunks % INTERIM_EVERY_CHUNKS == 0
+        if first or due:
+            self._checkpoint(first=first)
+        if not due:
+            return None
+        issuer = self._recorder.issuer
+        return sign_interim(
+            binding, issuer=issuer.name, subject=self.identifier, signer=issuer.signer
+        ).encode()
+
+    def _checkpoint(self, *, first: bool) -> None:
+        """Leave on disk what a later process needs for the receipt, should this one die."""
+        statement = self._statement(finish_reasons=("interrupted",), usage={})
+        recovery = encode_recovery(statement, encode_openings(self._openings))
+        store = self._recorder.store
+        save = store.open_stream if first else store.checkpoint_stream
+        self._recorder.in_background(save(self._id, recovery))
+
+    def _statement(
+        self, *, finish_reasons: Sequence[str], usage: Mapping[str, int]
+    ) -> InferenceStatement:
+        if self._engine is None:
+            raise RuntimeError("no engine was recorded")
+        served = self._served
+        now = max(time.time_ns() // 1_000_000, self._received_at)
+        return InferenceStatement(
+            sequence=1,  # The store gives the real one.
+            received_at=self._received_at,
+            completed_at=now,
+            signed_at=now,
+            operation=self._operation,
+            requested_model=self._requested_model,
+            model=ExecutedModel(
+                identity=served.identity,
+                model_id=served.model_id,
+                engine=self._engine,
+                determinism=served.determinism,
+                lane=_LANES[self._lane],
+            ),
+            commitments=self._commitments,
+            finish_reasons=list(finish_reasons),
+            usage=usage,
+            assurance=self._policy.digest(),
+            evidence=_SIGNATURE_ONLY,
+            nonce=self._nonce,
+            stream=self._chain.binding() if self._chain else None,
+        )
+
+    async def finish(self, *, finish_reasons: Sequence[str], usage: Mapping[str, int]) -> Issued:
+        """Sign and store the receipt; what it covers is what was committed to until now.
+
+        A cancelled caller does not stop it: the receipt of what was sent is written all the same.
+
+        Raises:
+            StoreError: the receipt is not durable, so the answer must not leave.
+        """
+        if self._finished:
+            raise RuntimeError("an inference is finished once")
+        self._finished = True
+        draft = self._statement(finish_reasons=finish_reasons, usage=usage)
+        new = NewReceipt(
+            inference_id=self._id,
+            mint=lambda sequence: mint(draft, sequence, self.identifier, self._recorder.issuer),
+            openings=encode_openings(self._openings),
+        )
+        stored = await asyncio.shield(self._recorder.store.issue(new))
+        if self._recorder.metrics is not None:
+            self._recorder.metrics.issued(self._operation)
+        return Issued(stored.receipt, stored.receipt_id.hex())
+
+
+def mint(draft: InferenceStatement, sequence: int, subject: str, issuer: Issuer) -> bytes:
+    """Sign `draft` as number `sequence`; runs inside the store's transaction."""
+    now = max(time.time_ns() // 1_000_000, draft.completed_at)
+    statement = replace(draft, sequence=sequence, signed_at=now)
+    envelope = sign_envelope(
+        statement.encode(),
+        content_type=STATEMENT_TYPE,
+        issuer=issuer.name,
+        subject=subject,
+        signer=issuer.signer,
+    )
+    return envelope.encode()

@@ -1,0 +1,177 @@
+"""The software signer: an Ed25519 key in a file, and the issuer that it signs for.
+
+A key directory holds `issuer.pem` (PKCS #8, readable by its owner only) and `issuer.json` (name,
+whether it is for development, and since when it is valid). The private key never leaves this
+module: it is neither shown nor part of any error. A key file that others may read is refused.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from nacl.bindings import crypto_sign, crypto_sign_seed_keypair
+
+from verispect.core.envelope import MAX_ISSUER_CHARACTERS
+from verispect.core.errors import MalformedError, Reason, StoreError
+from verispect.core.keys import SIGNATURE_BYTES, PublicKey
+from verispect.evidence.interface import IssuerKey
+
+KEY_FILE: Final = "issuer.pem"
+DESCRIPTION_FILE: Final = "issuer.json"
+MAX_KEY_FILE_BYTES: Final = 16 * 1024
+SEED_BYTES: Final = 32
+
+
+class SoftwareSigner:
+    """Signs with an Ed25519 key held in memory.
+
+    Args:
+        seed: the 32-byte private key of RFC 8032.
+    """
+
+    __slots__ = ("_public_key", "_secret")
+
+    def __init__(self, seed: bytes) -> None:
+        if len(seed) != SEED_BYTES:
+            raise MalformedError(
+                f"expected a private key of {SEED_BYTES} bytes", reason=Reason.MALFORMED_KEY
+            )
+        raw, self._secret = crypto_sign_seed_keypair(seed)
+        self._public_key = PublicKey(raw)
+
+    @property
+    def public_key(self) -> PublicKey:
+        """The key that verifies what `sign` returns."""
+        return self._public_key
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the 64-byte Ed25519 signature over `message`."""
+        return crypto_sign(message, self._secret)[:SIGNATURE_BYTES]
+
+    def __repr__(self) -> str:
+        return f"SoftwareSigner({self._public_key.to_text()})"
+
+
+@dataclass(frozen=True, slots=True)
+class Issuer:
+    """Who signs: a signer, the name that trusted roots list, and what the key is for."""
+
+    name: str
+    signer: SoftwareSigner
+    development: bool
+    not_before: int
+    """Milliseconds since the epoch."""
+
+    def trusted_key(self) -> IssuerKey:
+        """Return the entry that a user who decides to trust this issuer puts in a trusted root."""
+        return IssuerKey(self.name, self.signer.public_key, self.development, self.not_before)
+
+    @classmethod
+    def create(cls, directory: Path, *, name: str, development: bool, now: int) -> Issuer:
+        """Make a key and write it into `directory`, which must hold none.
+
+        Raises:
+            StoreError: `store-failed` where a key is there already or cannot be written.
+            MalformedError: `malformed-key` for an unusable name.
+        """
+        _check_name(name)
+        key = Ed25519PrivateKey.generate()
+        pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        description = {"issuer": name, "development": development, "notBefore": now}
+        try:
+            directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            # The description first: a key without one would be a key nobody can name.
+            (directory / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n")
+            descriptor = os.open(
+                directory / KEY_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
+            )
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(pem)
+                file.flush()
+                os.fsync(file.fileno())
+        except FileExistsError as error:
+            raise StoreError(
+                f"{directory / KEY_FILE} is there already", reason=Reason.STORE_FAILED
+            ) from error
+        except OSError as error:
+            raise StoreError(
+                f"cannot write a key in {directory}: {error.strerror}", reason=Reason.STORE_FAILED
+            ) from error
+        return cls.load(directory)
+
+    @classmethod
+    def load(cls, directory: Path) -> Issuer:
+        """Read the key and its description.
+
+        Raises:
+            StoreError: `store-failed` where they are missing or others may read the key.
+            MalformedError: `malformed-key`.
+        """
+        seed = _read_seed(directory / KEY_FILE)
+        try:
+            description: Any = json.loads((directory / DESCRIPTION_FILE).read_bytes())
+        except OSError as error:
+            raise StoreError(
+                f"cannot read {directory / DESCRIPTION_FILE}: {error.strerror}",
+                reason=Reason.STORE_FAILED,
+            ) from error
+        except ValueError as error:
+            raise _malformed(f"{DESCRIPTION_FILE} is not JSON") from error
+        if (
+            not isinstance(description, dict)
+            or description.keys() != {"issuer", "development", "notBefore"}
+            or not isinstance(description["issuer"], str)
+            or type(description["development"]) is not bool
+            or type(description["notBefore"]) is not int
+        ):
+            raise _malformed(f"{DESCRIPTION_FILE} is not an issuer's description")
+        _check_name(description["issuer"])
+        return cls(
+            name=description["issuer"],
+            signer=SoftwareSigner(seed),
+            development=description["development"],
+            not_before=description["notBefore"],
+        )
+
+
+def _malformed(what: str) -> MalformedError:
+    return MalformedError(what, reason=Reason.MALFORMED_KEY)
+
+
+def _check_name(name: str) -> None:
+    if not 0 < len(name) <= MAX_ISSUER_CHARACTERS or not name.isprintable():
+        raise _malformed(f"an issuer name has 1 to {MAX_ISSUER_CHARACTERS} printable characters")
+
+
+def _read_seed(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            data = file.read(MAX_KEY_FILE_BYTES + 1)
+    except OSError as error:
+        raise StoreError(
+            f"cannot read {path}: {error.strerror}", reason=Reason.STORE_FAILED
+        ) from error
+    if stat.S_IMODE(mode) & 0o077:
+        raise StoreError(
+            f"{path} may be read by others: set its mode to 0600", reason=Reason.STORE_FAILED
+        )
+    try:
+        key = load_pem_private_key(data[:MAX_KEY_FILE_BYTES], password=None)
+    except (ValueError, TypeError) as error:
+        raise _malformed(f"{path.name} is not an unencrypted PKCS #8 key") from error
+    if not isinstance(key, Ed25519PrivateKey):
+        raise _malformed(f"{path.name} is not an Ed25519 key")
+    return key.private_bytes_raw()

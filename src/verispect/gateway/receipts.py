@@ -1,0 +1,112 @@
+"""`/v1/receipts/{id}`, its openings, and `/.well-known/verispect`.
+
+A receipt is found by its digest, by the inference, or by the answer's own id. It holds no
+content, so whoever has the id may have it. Openings hold content: they are given only for the
+opening key that went out with the answer, and only until their retention ends.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import Any, Final
+
+import msgspec
+
+from verispect import __version__
+from verispect.appraisal.trusted_root import AcceptedModel, TrustedRoot
+from verispect.core.encoding import DIGEST_BYTES, to_base64url
+from verispect.core.errors import Reason
+from verispect.core.statement import INFERENCE_ID_BYTES, STATEMENT_VERSION
+from verispect.gateway.assurance import AVAILABLE, DEFAULT_ASSURANCE
+from verispect.gateway.errors import HttpError
+from verispect.gateway.http import HttpRequest, HttpResponse
+from verispect.gateway.recording import INTERIM_EVERY_CHUNKS
+from verispect.gateway.state import GatewayState
+from verispect.ledger import StoredReceipt
+
+_PREFIX: Final = "/v1/receipts/"
+_OPENINGS: Final = "/openings"
+_RECEIPT_TYPE: Final = 'application/cose; cose-type="cose-sign1"'
+_OPENING_KEY_HEADER: Final = "verispect-opening-key"
+_HEX: Final = frozenset("0123456789abcdef")
+
+
+async def retrieve_receipt(state: GatewayState, request: HttpRequest) -> HttpResponse:
+    """Answer `GET /v1/receipts/{id}` and `GET /v1/receipts/{id}/openings`."""
+    identifier = request.path.removeprefix(_PREFIX)
+    wants_openings = identifier.endswith(_OPENINGS)
+    stored = _find(state, identifier.removesuffix(_OPENINGS))
+    if wants_openings:
+        return _openings(state, request, stored)
+    receipt_id = stored.receipt_id.hex()
+    headers = [("verispect-receipt-id", receipt_id)]
+    if request.query.get("format") == "json":
+        view = {
+            "receipt_id": receipt_id,
+            "inference": stored.inference_id.hex(),
+            "sequence": stored.sequence,
+            "receipt": to_base64url(stored.receipt),
+        }
+        return HttpResponse(200, msgspec.json.encode(view), headers=headers)
+    return HttpResponse(200, stored.receipt, _RECEIPT_TYPE, headers)
+
+
+def _find(state: GatewayState, identifier: str) -> StoredReceipt:
+    # An answer's id is a short prefix and the inference, for example `chatcmpl-` or `resp_`.
+    tail = identifier[-2 * INFERENCE_ID_BYTES :]
+    head = identifier[: -2 * INFERENCE_ID_BYTES]
+    stored = None
+    if len(identifier) == 2 * DIGEST_BYTES and _HEX.issuperset(identifier):
+        stored = state.recorder.store.find(bytes.fromhex(identifier))
+    elif (
+        len(tail) == 2 * INFERENCE_ID_BYTES
+        and _HEX.issuperset(tail)
+        and (not head or head[-1] in "-_")
+    ):
+        stored = state.recorder.store.find(bytes.fromhex(tail))
+    if stored is None:
+        raise HttpError("no such receipt", status=404, reason=Reason.RECEIPT_NOT_FOUND)
+    return stored
+
+
+def _openings(state: GatewayState, request: HttpRequest, stored: StoredReceipt) -> HttpResponse:
+    given = request.headers.get(_OPENING_KEY_HEADER, "")
+    expected = state.recorder.opening_key(stored.inference_id)
+    if not hmac.compare_digest(given.encode(), expected.encode()):
+        raise HttpError(
+            "openings are given only for the opening key that went out with the answer",
+            status=403,
+            reason=Reason.OPENING_FORBIDDEN,
+        )
+    openings = state.recorder.store.openings(stored.inference_id)
+    if openings is None:
+        raise HttpError(
+            "the openings were erased when their retention ended",
+            status=410,
+            reason=Reason.RECEIPT_NOT_FOUND,
+        )
+    return HttpResponse(200, openings, "application/cbor", [("cache-control", "no-store")])
+
+
+async def well_known(state: GatewayState, request: HttpRequest) -> HttpResponse:  # noqa: ARG001
+    """Answer `GET /.well-known/verispect`: keys and trusted-root material, to decide upon."""
+    issuer = state.recorder.issuer
+    models = [state.pool.find(name) for name in state.pool.names()]
+    root = TrustedRoot(
+        issuer_keys=[issuer.trusted_key()],
+        models=[AcceptedModel(served.name, served.model_id) for served in models],
+    )
+    document: dict[str, Any] = {
+        "verispect": __version__,
+        "statementVersion": STATEMENT_VERSION,
+        "issuer": issuer.name,
+        "development": issuer.development,
+        "trustedRoot": msgspec.json.decode(root.to_json()),
+        "trustedRootIsASuggestion": True,
+        "assurance": {
+            "default": DEFAULT_ASSURANCE,
+            "available": {name: policy.digest().hex() for name, policy in AVAILABLE.items()},
+        },
+        "stream": {"interimSignatureEveryChunks": INTERIM_EVERY_CHUNKS},
+    }
+    return HttpResponse(200, msgspec.json.encode(document))
