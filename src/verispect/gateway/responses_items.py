@@ -106,14 +106,14 @@ def to_conversation(items: Sequence[Mapping[str, Any]]) -> Conversation:
     return conversation
 
 
-def message_item(identifier: str, text: str, status: str, logprobs: list[Any]) -> dict[str, Any]:
-    """Return the output item of the model's text."""
+def message_item(identifier: str, status: str, content: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the output item of text by the model."""
     return {
         "id": identifier,
         "type": "message",
         "status": status,
         "role": "assistant",
-        "content": [text_part(text, logprobs)],
+        "content": content,
     }
 
 
