@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
+from urllib.parse import urlsplit
 
+from verispect.core.errors import RequestError
 from verispect.models.components import MAX_DOMAINS, MAX_SHAPE_DIMENSIONS, read_counts
 from verispect.models.strict_map import MAX_INTEGER, StrictMap
 
@@ -173,3 +175,26 @@ class RemoteEndpoint:
         if endpoint.scheme not in ("http", "https") or not endpoint.host:
             raise fields.refuse("scheme or host is not usable")
         return endpoint
+
+
+def parse_endpoint(url: str, upstream_model: str, protocol: str = "openai") -> RemoteEndpoint:
+    """Return the endpoint that a base address such as `https://api.example/v1` names.
+
+    Raises:
+        RequestError: `invalid-request`.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise RequestError("the address of the remote model is malformed") from error
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise RequestError("the address of a remote model begins with https:// or http://")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise RequestError("the address of a remote model must not carry credentials or a query")
+    if not 0 < len(upstream_model) <= 512 or len(parts.path) > 1024 or protocol != "openai":
+        raise RequestError("the remote model has no usable name, path or protocol")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    if port is not None and port != {"http": 80, "https": 443}[parts.scheme]:
+        host = f"{host}:{port}"
+    return RemoteEndpoint(parts.scheme, host, parts.path.rstrip("/"), upstream_model, protocol)

@@ -37,6 +37,9 @@ MAX_MANIFEST_BYTES: Final = 1024 * 1024
 MAX_FILES: Final = 1024
 MAX_ADAPTERS: Final = 64
 
+MANIFEST_RESOURCE: Final = "verispect-manifest.cbor"
+"""Name of the manifest among the signed resources; no file of a model may bear it."""
+
 NUMERIC_DEFAULTS: Final = frozenset(
     ("temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty")
 )
@@ -206,6 +209,8 @@ def validate_manifest(manifest: ModelManifest) -> None:
     names = [entry.name for entry in manifest.files]
     if names != sorted(set(names)):
         raise _contradiction("files are not sorted by unique names")
+    if MANIFEST_RESOURCE in names:
+        raise _contradiction("a file bears the reserved name of the manifest")
     if (manifest.model_format is ModelFormat.REMOTE) != (manifest.remote is not None):
         raise _contradiction("exactly a remote model has an endpoint")
     if manifest.remote is None:
