@@ -37,7 +37,7 @@ from verispect.gateway.http import HttpRequest
 from verispect.gateway.metrics import Metrics
 from verispect.gateway.recovery import encode_recovery
 from verispect.gateway.serving import ServedModel
-from verispect.ledger import NewReceipt, ReceiptStore
+from verispect.ledger import NewReceipt, ReceiptStore, StoredReceipt
 
 INTERIM_EVERY_CHUNKS: Final = 32
 """An interim signature is made after this many chunks of a stream."""
@@ -82,7 +82,6 @@ class Recorder:
         self.store = store
         self.metrics = metrics
         self._opening_secret = opening_secret
-        self._background: set[asyncio.Task[None]] = set()
 
     def begin(
         self,
@@ -123,17 +122,6 @@ class Recorder:
         digest = hmac.digest(self._opening_secret, inference_id, "sha256")
         return to_base64url(digest[:_OPENING_KEY_BYTES])
 
-    def in_background(self, work: Any) -> None:
-        """Run a coroutine whose outcome nobody waits for, keeping it alive until it ends."""
-        task = asyncio.ensure_future(work)
-        self._background.add(task)
-        task.add_done_callback(self._background_ended)
-
-    def _background_ended(self, task: asyncio.Task[None]) -> None:
-        self._background.discard(task)
-        if not task.cancelled():
-            task.exception()  # A checkpoint that failed costs coverage after a crash, no more.
-
 
 class Inference:
     """One request on its way to a receipt; made by `Recorder.begin`."""
@@ -166,6 +154,7 @@ class Inference:
         self._commitments: dict[Part, Digest] = {}
         self._engine: Digest | None = None
         self._chain: StreamChain | None = None
+        self._checkpoints: list[asyncio.Future[None]] = []
         self._finished = False
 
     @property
@@ -218,7 +207,8 @@ class Inference:
         recovery = encode_recovery(statement, encode_openings(self._openings))
         store = self._recorder.store
         save = store.open_stream if first else store.checkpoint_stream
-        self._recorder.in_background(save(self._id, recovery))
+        self._checkpoints = [task for task in self._checkpoints if not task.done()]
+        self._checkpoints.append(asyncio.ensure_future(save(self._id, recovery)))
 
     def _statement(
         self, *, finish_reasons: Sequence[str], usage: Mapping[str, int]
@@ -267,10 +257,17 @@ class Inference:
             mint=lambda sequence: mint(draft, sequence, self.identifier, self._recorder.issuer),
             openings=encode_openings(self._openings),
         )
-        stored = await asyncio.shield(self._recorder.store.issue(new))
+        stored = await asyncio.shield(self._issue(new))
         if self._recorder.metrics is not None:
             self._recorder.metrics.issued(self._operation)
         return Issued(stored.receipt, stored.receipt_id.hex())
+
+    async def _issue(self, new: NewReceipt) -> StoredReceipt:
+        if self._checkpoints:
+            # The receipt closes the stream's record, so it comes after every checkpoint. One that
+            # failed costs coverage after a crash and nothing here.
+            await asyncio.gather(*self._checkpoints, return_exceptions=True)
+        return await self._recorder.store.issue(new)
 
 
 def mint(draft: InferenceStatement, sequence: int, subject: str, issuer: Issuer) -> bytes:

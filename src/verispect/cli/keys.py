@@ -1,0 +1,71 @@
+"""`verispect keys`: make an issuer key, show it, and write the trusted root that lists it."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from verispect.appraisal.trusted_root import AcceptedModel, TrustedRoot
+from verispect.cli.files import to_json, write_file
+from verispect.cli.places import default_home
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Describe the subcommand."""
+    parser = subparsers.add_parser("keys", help="make and show issuer keys")
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    new = actions.add_parser("new", help="make an issuer key")
+    new.add_argument("--issuer", required=True, help="the name that trusted roots list")
+    new.add_argument(
+        "--development",
+        action="store_true",
+        help="mark the key: its receipts are refused unless a policy accepts development keys",
+    )
+    show = actions.add_parser("show", help="show the public key")
+    root = actions.add_parser("trusted-root", help="write a trusted root that lists this key")
+    root.add_argument("--out", type=Path, required=True, help="file to write (JSON)")
+    root.add_argument("--registry", type=Path, help="also list the models of this registry")
+    for action in (new, show, root):
+        action.add_argument(
+            "--keys", type=Path, default=default_home() / "keys", help="key directory"
+        )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the subcommand and return its exit code."""
+    from verispect.attesters.signer import Issuer
+
+    if arguments.action == "new":
+        issuer = Issuer.create(
+            arguments.keys,
+            name=arguments.issuer,
+            development=arguments.development,
+            now=time.time_ns() // 1_000_000,
+        )
+    else:
+        issuer = Issuer.load(arguments.keys)
+    if arguments.action == "trusted-root":
+        root = TrustedRoot([issuer.trusted_key()], _models(arguments.registry))
+        write_file(arguments.out, root.to_json())
+        print(f"wrote {arguments.out}: issuer {issuer.name}, {len(root.models)} models")
+        return 0
+    key = issuer.signer.public_key
+    view = {
+        "issuer": issuer.name,
+        "key": key.to_text(),
+        "keyId": key.key_id.hex(),
+        "development": issuer.development,
+        "notBefore": issuer.not_before,
+    }
+    print(to_json(view))
+    return 0
+
+
+def _models(registry_path: Path | None) -> list[AcceptedModel]:
+    if registry_path is None:
+        return []
+    from verispect.models.registry import ModelRegistry
+
+    registry = ModelRegistry(registry_path)
+    return [AcceptedModel(name, registry.resolve(name).model_id) for name in registry.names()]

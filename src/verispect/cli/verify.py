@@ -1,0 +1,126 @@
+"""`verispect verify`: decide a receipt offline, and say what it does not cover.
+
+Reaches no network. The policy and the trusted root are the user's and have no default. Reads the
+clock unless `--at` gives the time at which to judge.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from verispect.appraisal.result import AttestationResult, Verdict
+from verispect.appraisal.transcript import read_answer
+from verispect.appraisal.verifier import Expected, Verifier
+from verispect.cli.files import read_file, read_policy, read_receipt, read_trusted_root, to_json
+from verispect.core.claims import Claim, Source
+from verispect.core.commitments import decode_openings
+from verispect.core.encoding import from_base64url, from_hex
+from verispect.core.errors import MalformedError, Reason
+from verispect.core.receipt import InferenceReceipt
+from verispect.evidence.interface import CheckStatus
+from verispect.evidence.registry import load_kinds
+
+_EXIT_CODES: Final = {Verdict.VERIFIED: 0, Verdict.REFUSED: 1, Verdict.UNDETERMINED: 4}
+_MARKS: Final = {
+    CheckStatus.PASSED: "ok  ",
+    CheckStatus.FAILED: "FAIL",
+    CheckStatus.UNKNOWN: "??  ",
+}
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Describe the subcommand."""
+    parser = subparsers.add_parser(
+        "verify",
+        help="decide a receipt offline",
+        description="Decide a receipt offline. Exit code: 0 verified, 1 refused, 2 usage, "
+        "3 malformed, 4 could not tell.",
+    )
+    parser.add_argument("receipt", type=Path, help="receipt, or an answer that carries one")
+    parser.add_argument("--policy", required=True, help="preset name or policy file (TOML)")
+    parser.add_argument("--trusted-root", required=True, type=Path, help="whom you trust (JSON)")
+    parser.add_argument("--openings", type=Path, help="openings of the commitments (CBOR)")
+    parser.add_argument(
+        "--response", type=Path, help="the answer you were shown: JSON, or the event stream"
+    )
+    parser.add_argument("--nonce", help="the nonce you sent (base64url)")
+    parser.add_argument(
+        "--at", metavar="TIME", help="judge at this time (ISO 8601, UTC) instead of now"
+    )
+    parser.add_argument(
+        "--evidence-kind",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="also load this installed evidence kind",
+    )
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the subcommand and return its exit code."""
+    receipt = InferenceReceipt.parse(read_receipt(arguments.receipt))
+    opened = decode_openings(read_file(arguments.openings)) if arguments.openings else {}
+    verifier = Verifier(
+        read_trusted_root(arguments.trusted_root), kinds=load_kinds(arguments.evidence_kind)
+    )
+    result = verifier.appraise(
+        receipt,
+        opened=opened,
+        policy=read_policy(arguments.policy),
+        now=_time(arguments.at),
+        expected=_expected(arguments, receipt),
+    )
+    if arguments.json:
+        print(to_json(result.to_json()))
+    else:
+        print_result(result)
+    return _EXIT_CODES[result.verdict]
+
+
+def _time(text: str | None) -> int:
+    if text is None:
+        return time.time_ns() // 1_000_000
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise MalformedError("--at is not a time", reason=Reason.INVALID_REQUEST) from error
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def _expected(arguments: argparse.Namespace, receipt: InferenceReceipt) -> Expected:
+    nonce = None if arguments.nonce is None else from_base64url(arguments.nonce)
+    if arguments.response is None:
+        return Expected(nonce=nonce)
+    answer = read_answer(read_file(arguments.response))
+    stream = answer.stream(from_hex(receipt.claimed_inference))
+    return Expected(nonce=nonce, parts=answer.parts, stream=stream)
+
+
+def print_result(result: AttestationResult) -> None:
+    """Print every check, the table claims x sources, and what is not covered."""
+    for check in result.checks:
+        reason = f"  ({check.reason.value})" if check.reason else ""
+        print(f"  {_MARKS[check.status]}  {check.name:<26} {check.detail}{reason}")
+    print("\n  claim            believed because")
+    for claim in Claim:
+        sources = sorted(source.value for source in result.claims[claim])
+        shown = "-" if result.claims[claim] == {Source.UNSTATED} else ", ".join(sources)
+        print(f"  {claim.value:<16} {shown}")
+    print("\n  not covered")
+    for line in result.not_covered:
+        print(f"  - {line}")
+    print(f"\n  receipt {result.receipt_id.hex()}")
+    print(f"  policy  {result.policy_name} {result.policy_digest.hex()}")
+    sys.stdout.flush()
+    if result.verdict is Verdict.VERIFIED:
+        print(f"OK: verified under policy {result.policy_name}", file=sys.stderr)
+    else:
+        word = "FAIL: refused" if result.verdict is Verdict.REFUSED else "FAIL: could not tell"
+        reason_code = result.reason.value if result.reason else "policy-unmet"
+        print(f"{word} ({reason_code})", file=sys.stderr)
