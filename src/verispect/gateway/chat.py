@@ -6,10 +6,10 @@ what will run is committed before it runs; the receipt is durable before the ans
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 
@@ -24,6 +24,7 @@ from verispect.gateway.chat_wire import (
 )
 from verispect.gateway.generation import Choice, Generation, prepare_generation
 from verispect.gateway.http import HttpRequest, HttpResponse, StreamedResponse
+from verispect.gateway.recording import Inference, Issued
 from verispect.gateway.state import GatewayState
 from verispect.gateway.streaming import (
     CallerGoneError,
@@ -32,9 +33,6 @@ from verispect.gateway.streaming import (
     stream_events,
 )
 from verispect.gateway.wire import decode_body, read_lane, receipt_member, system_fingerprint
-
-if TYPE_CHECKING:
-    from verispect.gateway.recording import Inference, Issued
 
 OPERATION: Final = "chat.completions"
 CALLER_GONE: Final = HttpResponse(499, b"")
@@ -70,9 +68,7 @@ async def create_chat_completion(
         model, [conversation], sampling, count=body.n or 1, inference=inference
     )
     _commit_request(inference, body, conversation, generation)
-    chat = ChatAnswer(
-        state=state, request=request, body=body, inference=inference, generation=generation
-    )
+    chat = ChatAnswer(request, body, inference, generation, system_fingerprint(model.identity))
     return await chat.stream() if body.stream else await chat.whole()
 
 
@@ -102,11 +98,11 @@ def _commit_request(
 class ChatAnswer:
     """One answer in the making; also the `StreamedAnswer` of its stream."""
 
-    state: GatewayState
     request: HttpRequest
     body: ChatRequest
     inference: Inference
     generation: Generation
+    fingerprint: str
     ends_with_done: bool = True
     _deltas: AsyncGenerator[tuple[Choice, Delta], None] | None = None
     _first: tuple[Choice, Delta] | None = None
@@ -141,9 +137,7 @@ class ChatAnswer:
 
     async def settle(self, outcome: Outcome) -> Issued:
         """Commit to the answer as far as it went and return the durable receipt."""
-        issued = await self.generation.finish(self.inference, outcome)
-        self.state.metrics.issued(OPERATION)
-        return issued
+        return await self.generation.finish(self.inference, outcome)
 
     async def events(self) -> AsyncGenerator[Event, None]:
         """Yield the chunks: the role, what is generated, the finish, the usage if asked for."""
@@ -166,7 +160,7 @@ class ChatAnswer:
                 )
             )
 
-    def _delta_events(self, choice: Choice, delta: Delta) -> Sequence[Event] | Any:
+    def _delta_events(self, choice: Choice, delta: Delta) -> Iterator[Event]:
         """Yield the chunks of one delta, noting each piece of content as it goes out."""
         choice.count(delta)
         if delta.text or delta.logprobs:
@@ -205,7 +199,7 @@ class ChatAnswer:
             "object": kind,
             "created": self.request.received_at // 1000,
             "model": self.body.model,
-            "system_fingerprint": system_fingerprint(self.generation.model.identity),
+            "system_fingerprint": self.fingerprint,
         }
 
     def _chunk(

@@ -140,7 +140,8 @@ def read_conversation(body: ChatRequest, limits: Limits) -> ChatInput:
 def _check_message(message: ChatMessage, where: str) -> None:
     if message.role not in _ROLES:
         raise RequestError(f"expected one of {', '.join(_ROLES)}", parameter=f"{where}.role")
-    if message.content is None and not (message.role == "assistant" and message.tool_calls):
+    speaks = message.role == "assistant" and (message.tool_calls or message.refusal)
+    if message.content is None and not speaks:
         raise RequestError("content is missing", parameter=f"{where}.content")
     if (message.tool_call_id is not None) != (message.role == "tool"):
         raise RequestError(

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from verispect.core.commitments import Part
 from verispect.core.errors import EngineError, Reason
@@ -23,10 +23,8 @@ from verispect.engines.interface import (
     TokenLogprob,
     ToolCall,
 )
+from verispect.gateway.recording import Inference, Issued
 from verispect.gateway.streaming import CallerGoneError, Outcome
-
-if TYPE_CHECKING:
-    from verispect.gateway.recording import Inference, Issued
 
 
 @dataclass(slots=True)

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from verispect.gateway.limits import Limits
 from verispect.gateway.metrics import Metrics
-
-if TYPE_CHECKING:
-    from verispect.gateway.recording import Recorder
-    from verispect.gateway.serving import ModelPool
+from verispect.gateway.recording import Recorder
+from verispect.gateway.serving import ModelPool
 
 
 @dataclass(frozen=True, slots=True)

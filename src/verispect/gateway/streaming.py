@@ -16,13 +16,11 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import Any, Final, Protocol
 
 from verispect.core.encoding import to_base64url
 from verispect.gateway.errors import error_member
-
-if TYPE_CHECKING:
-    from verispect.gateway.recording import Inference, Issued
+from verispect.gateway.recording import Inference, Issued
 
 DONE: Final = b"data: [DONE]\n\n"
 
