@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from verispect.core.errors import Reason, RequestError
 from verispect.gateway.limits import Limits
 from verispect.gateway.responses_items import MAX_ITEMS
-from verispect.gateway.responses_wire import ResponsesRequest, read_request
+from verispect.gateway.responses_wire import ResponsesBody, ResponsesRequest, read_request
+from verispect.gateway.wire import decode_body
 
 LOGPROBS = "message.output_text.logprobs"
 WEATHER = {
@@ -22,7 +24,12 @@ WEATHER = {
 
 
 def read(**fields: Any) -> ResponsesRequest:
-    return read_request({"model": "m", "input": "hi", **fields}, Limits())
+    return read_body({"model": "m", "input": "hi", **fields})
+
+
+def read_body(body: dict[str, Any]) -> ResponsesRequest:
+    limits = Limits()
+    return read_request(decode_body(json.dumps(body).encode(), ResponsesBody, limits), limits)
 
 
 def test_text_input_is_one_user_message():
@@ -226,7 +233,7 @@ def test_a_missing_field_is_named(missing):
     body = {"model": "m", "input": "hi"}
     del body[missing]
     with pytest.raises(RequestError) as refusal:
-        read_request(body, Limits())
+        read_body(body)
     assert refusal.value.parameter == missing
 
 

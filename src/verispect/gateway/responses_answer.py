@@ -7,11 +7,13 @@ moment its event is taken, and an event that is never taken leaves no trace.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
-from verispect.engines.interface import Delta, ToolCall
+from verispect.engines.interface import Delta, TokenLogprob, ToolCall
+from verispect.gateway.chat import logprobs_member
+from verispect.gateway.generation import Choice
 from verispect.gateway.responses_items import message_item, text_part
 
 _INCOMPLETE: Final[Mapping[str, str]] = {
@@ -65,52 +67,26 @@ class Answer:
 
     Args:
         identifier: 32 hexadecimal characters, from the inference.
+        choice: takes up what is handed over, for the receipt.
+        wants_logprobs: whether log-probabilities are part of the answer.
     """
 
-    def __init__(self, identifier: str) -> None:
+    def __init__(self, identifier: str, choice: Choice, *, wants_logprobs: bool) -> None:
         self._identifier = identifier
+        self._choice = choice
+        self._wants_logprobs = wants_logprobs
         self._sequence = 0
         self._items: list[_Text | _Call] = []
-        self.finish_reason: str | None = None
-        self.input_tokens = 0
-        self.output_tokens = 0
-        self.upstream: Mapping[str, Any] | None = None
-
-    @property
-    def response_id(self) -> str:
-        """The response's id."""
-        return f"resp_{self._identifier}"
-
-    @property
-    def text(self) -> str:
-        """All text handed over."""
-        return "".join(
-            piece for item in self._items if isinstance(item, _Text) for piece in item.pieces
-        )
-
-    @property
-    def logprobs(self) -> list[dict[str, Any]]:
-        """The log-probabilities handed over."""
-        return [one for item in self._items if isinstance(item, _Text) for one in item.logprobs]
-
-    @property
-    def calls(self) -> list[dict[str, str]]:
-        """The function calls handed over, as a receipt commits to them."""
-        return [
-            {"id": item.call_id, "name": item.name, "arguments": item.arguments}
-            for item in self._items
-            if isinstance(item, _Call)
-        ]
 
     @property
     def status(self) -> str:
         """`completed` or `incomplete`, once the finish reason is known."""
-        return "incomplete" if self.finish_reason in _INCOMPLETE else "completed"
+        return "completed" if self.incomplete_reason is None else "incomplete"
 
     @property
     def incomplete_reason(self) -> str | None:
         """Why the response is incomplete, in this interface's words."""
-        return _INCOMPLETE.get(self.finish_reason or "")
+        return _INCOMPLETE.get(self._choice.finish_reason or "")
 
     def items(self) -> list[dict[str, Any]]:
         """Return the output items as they stand."""
@@ -122,27 +98,21 @@ class Answer:
         self._sequence += 1
         return {"type": kind, "sequence_number": number, **members}
 
-    def absorb(self, delta: Delta, logprobs: list[dict[str, Any]]) -> Iterator[Event]:
-        """Enter one step, event by event.
-
-        Args:
-            delta: the step.
-            logprobs: its log-probabilities in the form of the answer, none if not asked for.
-        """
+    def absorb(self, delta: Delta) -> Iterator[Event]:
+        """Enter one step, event by event."""
+        self._choice.count(delta)
+        logprobs = delta.logprobs if self._wants_logprobs else ()
         if delta.text or logprobs:
             yield from self._absorb_text(delta.text, logprobs)
         for call in delta.tool_calls:
             yield from self._absorb_call(call)
         if delta.finish_reason is not None:
-            self.finish_reason = delta.finish_reason
-            self.input_tokens = delta.prompt_tokens
-            self.output_tokens = delta.completion_tokens
-            self.upstream = delta.upstream
+            self._choice.finish_reason = delta.finish_reason
 
     def close(self) -> Iterator[Event]:
         """End the last item; a model that said nothing has said an empty message."""
         if not self._items:
-            yield from self._absorb_text("", [])
+            yield from self._absorb_text("", ())
         yield from self._close_text(self.status)
 
     def abandon(self) -> None:
@@ -153,22 +123,23 @@ class Answer:
 
     # -- Items --------------------------------------------------------------------------------
 
-    def _absorb_text(self, text: str, logprobs: list[dict[str, Any]]) -> Iterator[Event]:
+    def _absorb_text(self, text: str, logprobs: Sequence[TokenLogprob]) -> Iterator[Event]:
         item = self._items[-1] if self._items else None
         if not isinstance(item, _Text):
             item = _Text(self._next_id("msg"))
             self._items.append(item)
-            place = self._place(item)
-            added = message_item(item.identifier, item.status, [])
-            yield self._added(added)
-            yield self.event("response.content_part.added", **place, part=text_part("", []))
-            if not text and not logprobs:
-                return
+            yield self._added(message_item(item.identifier, item.status, []))
+            part = text_part("", [])
+            yield self.event("response.content_part.added", **self._place(item), part=part)
+        if not text and not logprobs:
+            return
+        entries = logprobs_member(logprobs)["content"]
+        self._choice.texts.append(text)
+        self._choice.logprobs += logprobs
         item.pieces.append(text)
-        item.logprobs += logprobs
-        yield self.event(
-            "response.output_text.delta", **self._place(item), delta=text, logprobs=logprobs
-        )
+        item.logprobs += entries
+        place = self._place(item)
+        yield self.event("response.output_text.delta", **place, delta=text, logprobs=entries)
 
     def _close_text(self, status: str) -> Iterator[Event]:
         item = self._items[-1] if self._items else None
@@ -187,10 +158,12 @@ class Answer:
         yield from self._close_text("completed")
         item = _Call(self._next_id("fc"), call.identifier, call.name)
         self._items.append(item)
+        self._choice.tool_calls.append(ToolCall(call.identifier, call.name, ""))
         yield self._added(item.item())
         place = {"item_id": item.identifier, "output_index": len(self._items) - 1}
         # Engines give whole calls, so the arguments are one piece.
         item.arguments = call.arguments
+        self._choice.tool_calls[-1] = call
         kind = "response.function_call_arguments"
         yield self.event(f"{kind}.delta", **place, delta=call.arguments)
         yield self.event(f"{kind}.done", **place, name=call.name, arguments=call.arguments)

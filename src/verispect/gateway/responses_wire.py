@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Final, Literal, TypeVar
+from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
 from verispect.core.errors import RequestError
 from verispect.engines.interface import ChatInput, Sampling
+from verispect.gateway.chat_shapes import Identifier, Probability, Seed, Temperature, TokenLimit
 from verispect.gateway.limits import Limits
 from verispect.gateway.responses_items import read_items, to_conversation
+from verispect.gateway.wire import check_metadata, convert
 
 _WITHOUT_EFFECT: Final[Mapping[str, tuple[Any, ...]]] = {
     "background": (False,),
@@ -52,35 +54,49 @@ _INCLUDABLE: Final = frozenset(
     }
 )
 
-_Name = Annotated[str, msgspec.Meta(min_length=1, max_length=64)]
-_Shape = TypeVar("_Shape")
+_Name = Annotated[str, msgspec.Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}\Z")]
 
 
-class _Body(msgspec.Struct, forbid_unknown_fields=True):
-    """The fields of a request that are honoured or committed, with their types and ranges."""
+class ResponsesBody(msgspec.Struct, forbid_unknown_fields=True):
+    """The body."""
 
-    model: str
+    model: Identifier
     input: str | list[Any]
     instructions: str | None = None
     tools: list[Any] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     text: dict[str, Any] | None = None
-    temperature: Annotated[float, msgspec.Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
-    max_output_tokens: Annotated[int, msgspec.Meta(ge=1, lt=1 << 31)] | None = None
+    temperature: Temperature | None = None
+    top_p: Probability | None = None
+    max_output_tokens: TokenLimit | None = None
     top_logprobs: Annotated[int, msgspec.Meta(ge=0)] | None = None
-    seed: Annotated[int, msgspec.Meta(ge=-(1 << 63), le=(1 << 63) - 1)] | None = None
+    seed: Seed | None = None
     include: list[str] | None = None
     metadata: dict[str, str] | None = None
-    user: str | None = None
-    safety_identifier: str | None = None
-    prompt_cache_key: str | None = None
+    user: Identifier | None = None
+    safety_identifier: Identifier | None = None
+    prompt_cache_key: Identifier | None = None
     prompt_cache_retention: Literal["in_memory", "in-memory", "24h"] | None = None
     store: bool | None = None
     stream: bool | None = None
-    previous_response_id: str | None = None
+    previous_response_id: Identifier | None = None
     assurance: str | None = None
+    # Refused unless they ask for nothing; see `_WITHOUT_EFFECT`.
+    access_programs: Any = None
+    background: Any = None
+    background_options: Any = None
+    context_management: Any = None
+    conversation: Any = None
+    image: Any = None
+    max_tool_calls: Any = None
+    moderation: Any = None
+    prompt: Any = None
+    prompt_cache_options: Any = None
+    reasoning: Any = None
+    service_tier: Any = None
+    stream_options: Any = None
+    truncation: Any = None
 
 
 class _Function(msgspec.Struct, forbid_unknown_fields=True):
@@ -167,39 +183,39 @@ class ResponsesRequest:
         return chat, conversation.attachments
 
 
-def read_request(body: Mapping[str, Any], limits: Limits) -> ResponsesRequest:
-    """Return the request that a JSON body states.
+def read_request(body: ResponsesBody, limits: Limits) -> ResponsesRequest:
+    """Return the request that a body states.
 
     Raises:
         RequestError: `invalid-request` naming the field.
     """
-    fields = dict(body)
     for name, harmless in _WITHOUT_EFFECT.items():
-        _refuse_effect(name, fields.pop(name, None), harmless)
-    read = _convert(fields, _Body, "")
-    _check_texts(read, limits)
-    tools = _read_tools(read.tools or [], limits)
+        _refuse_effect(name, getattr(body, name), harmless)
+    check_metadata(body.metadata, limits)
+    if not _INCLUDABLE.issuperset(body.include or ()):
+        raise RequestError("unknown value", parameter="include")
+    tools = _read_tools(body.tools or [], limits)
     return ResponsesRequest(
-        model=read.model,
-        items=read_items(read.input),
-        instructions=read.instructions,
+        model=body.model,
+        items=read_items(body.input),
+        instructions=body.instructions,
         tools=tools,
-        tool_choice=_read_tool_choice(read.tool_choice, tools),
-        parallel_tool_calls=read.parallel_tool_calls is not False,
-        text_format=_read_format(read.text or {}),
+        tool_choice=_read_tool_choice(body.tool_choice, tools),
+        parallel_tool_calls=body.parallel_tool_calls is not False,
+        text_format=_read_format(body.text or {}),
         sampling=Sampling(
-            maximum_tokens=read.max_output_tokens,
-            temperature=read.temperature,
-            top_p=read.top_p,
-            seed=read.seed,
-            top_logprobs=_read_logprobs(read, limits),
+            maximum_tokens=body.max_output_tokens,
+            temperature=body.temperature,
+            top_p=body.top_p,
+            seed=body.seed,
+            top_logprobs=_read_logprobs(body, limits),
         ),
-        store=read.store,
-        stream=bool(read.stream),
-        previous_response_id=read.previous_response_id,
-        assurance=read.assurance,
+        store=body.store,
+        stream=bool(body.stream),
+        previous_response_id=body.previous_response_id,
+        assurance=body.assurance,
         accepted={
-            name: getattr(read, name)
+            name: getattr(body, name)
             for name in (
                 "include",
                 "metadata",
@@ -209,7 +225,7 @@ def read_request(body: Mapping[str, Any], limits: Limits) -> ResponsesRequest:
                 "prompt_cache_retention",
                 "previous_response_id",
             )
-            if getattr(read, name) is not None
+            if getattr(body, name) is not None
         },
     )
 
@@ -228,58 +244,11 @@ def _refuse_effect(name: str, value: Any, harmless: Sequence[Any]) -> None:
     raise RequestError(f"{name}{hint} is not supported by this server", parameter=name)
 
 
-def _convert(value: Any, shape: type[_Shape], path: str) -> _Shape:
-    try:
-        return msgspec.convert(value, shape)
-    except msgspec.ValidationError as error:
-        raise _field_error(error, path) from None
-
-
-def _field_error(error: msgspec.ValidationError, prefix: str) -> RequestError:
-    """Return our error for one of msgspec's, whose text ends in the path of the field."""
-    message, _, path = str(error).partition(" - at `$")
-    parameter = path.rstrip("`").lstrip(".")
-    if message.startswith("Object contains unknown field"):
-        parameter = message.split("`")[1][:64]
-        message = "unknown parameter"
-    elif message.startswith("Object missing required field"):
-        parameter = message.split("`")[1]
-        message = "missing required parameter"
-    elif message.startswith("Invalid enum value"):
-        message = "unknown value"
-    return RequestError(
-        message[0].lower() + message[1:],
-        parameter=".".join(part for part in (prefix, parameter) if part) or None,
-    )
-
-
-def _check_texts(read: _Body, limits: Limits) -> None:
-    longest = limits.maximum_identifier_characters
-    for name in ("model", "user", "safety_identifier", "prompt_cache_key", "previous_response_id"):
-        value = getattr(read, name)
-        if value is not None and not 0 < len(value) <= longest:
-            raise RequestError(f"expected 1 to {longest} characters", parameter=name)
-    for name in read.include or ():
-        if name not in _INCLUDABLE:
-            raise RequestError("unknown value", parameter="include")
-    metadata = read.metadata or {}
-    if len(metadata) > limits.maximum_metadata_entries:
-        raise RequestError(
-            f"expected at most {limits.maximum_metadata_entries} entries", parameter="metadata"
-        )
-    for key, text in metadata.items():
-        if (
-            len(key) > limits.maximum_metadata_key_characters
-            or len(text) > limits.maximum_metadata_value_characters
-        ):
-            raise RequestError("a key or value is too long", parameter="metadata")
-
-
-def _read_logprobs(read: _Body, limits: Limits) -> int | None:
+def _read_logprobs(body: ResponsesBody, limits: Limits) -> int | None:
     # Asking for alternatives asks for log-probabilities: nothing asked for is left out.
-    if not read.top_logprobs and _LOGPROBS not in (read.include or ()):
+    if not body.top_logprobs and _LOGPROBS not in (body.include or ()):
         return None
-    wanted = read.top_logprobs or 0
+    wanted = body.top_logprobs or 0
     if wanted > limits.maximum_top_logprobs:
         raise RequestError(
             f"expected at most {limits.maximum_top_logprobs}", parameter="top_logprobs"
@@ -302,7 +271,7 @@ def _read_tool(tool: Any, path: str) -> Mapping[str, Any]:
         raise RequestError(
             f"the built-in tool {kind[:64]!r} is not supported, only functions are", parameter=path
         )
-    read = _convert(tool, _Function, path)
+    read = convert(tool, _Function, path)
     return {
         "type": "function",
         "name": read.name,
@@ -326,18 +295,18 @@ def _read_tool_choice(choice: Any, tools: Sequence[Mapping[str, Any]]) -> str | 
             "a tool choice other than none, auto, required or one function is not supported",
             parameter="tool_choice",
         )
-    named = _convert(choice, _FunctionChoice, "tool_choice")
+    named = convert(choice, _FunctionChoice, "tool_choice")
     if named.name not in [tool["name"] for tool in tools]:
         raise RequestError("no tool has this name", parameter="tool_choice.name")
     return {"type": "function", "name": named.name}
 
 
 def _read_format(text: Mapping[str, Any]) -> Mapping[str, Any]:
-    given = _convert(text, _Text, "text").format
+    given = convert(text, _Text, "text").format
     if given is None:
         return {"type": "text"}
     shape = _SchemaFormat if given.get("type") == "json_schema" else _PlainFormat
-    read: Mapping[str, Any] = msgspec.to_builtins(_convert(given, shape, "text.format"))
+    read: Mapping[str, Any] = msgspec.to_builtins(convert(given, shape, "text.format"))
     return read
 
 
