@@ -65,6 +65,9 @@ _DIGITS: Final = {"e": (3, 4, 5), "f": (6, 7, 8, 9)}
 _NESTED: Final = re.compile(rb"\[[ \t\r\n]*\[")
 
 
+_ABSENT: Final = msgspec.Raw()
+
+
 class _InputParameters(msgspec.Struct, forbid_unknown_fields=True):
     binary_data_size: int | None = None
 
@@ -74,7 +77,7 @@ class _Input(msgspec.Struct, forbid_unknown_fields=True):
     shape: list[int]
     datatype: str
     parameters: _InputParameters | None = None
-    data: msgspec.Raw | None = None
+    data: msgspec.Raw = _ABSENT
 
 
 class _OutputParameters(msgspec.Struct, forbid_unknown_fields=True):
@@ -220,12 +223,11 @@ def _read_inputs(inputs: Sequence[_Input], binary: memoryview | None) -> list[Te
         if len(item.shape) > MAX_RANK:
             raise RequestError(f"expected at most {MAX_RANK} dimensions", parameter=name)
         size = item.parameters.binary_data_size if item.parameters else None
-        if (size is None) == (item.data is None):
+        if (size is None) == (item.data is _ABSENT):
             raise RequestError("expected either data or binary_data_size", parameter=name)
-        if item.data is not None:
+        if size is None:
             data = _from_json(item)
         else:
-            assert size is not None
             if binary is None:
                 raise RequestError(f"binary data needs the header {HEADER_LENGTH}", parameter=name)
             if not 0 <= size <= len(binary) - offset:
@@ -256,7 +258,7 @@ def _from_json(item: _Input) -> bytes:
     if not code and item.datatype != "BYTES":
         raise RequestError(f"datatype {item.datatype[:16]!r} has no JSON form here", parameter=name)
     raw = item.data
-    depth = len(shape) if len(shape) > 1 and _NESTED.match(raw) else 1  # type: ignore[arg-type]
+    depth = len(shape) if len(shape) > 1 and _NESTED.match(raw) else 1
     values: list[Any] = _decode(_decoder(element, depth), raw, name)
     if depth > 1:
         values = _flatten(values, shape, name)
