@@ -25,9 +25,8 @@ from verispect.ledger.schema import SETUP_BUSY_MILLISECONDS, open_writer
 PAUSE_SECONDS: Final = 0.5
 """How long after the first write of a burst the checkpoint and the note are made."""
 
-CHECKPOINT_BYTES: Final = 8 * 1024 * 1024
-CHECKPOINT_COMMITS: Final = 2_000
-"""Whichever is written first makes a checkpoint due at once."""
+CHECKPOINT_BYTES: Final = 32 * 1024 * 1024
+"""How large the WAL may have grown, roughly, when a checkpoint becomes due at once."""
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +44,6 @@ class Housekeeper(threading.Thread):
         self._noted = noted
         self._highest = noted
         self._bytes = 0
-        self._commits = 0
         self._dirty = threading.Event()
         self._due = threading.Event()
         self._nearly_done = False
@@ -55,13 +53,10 @@ class Housekeeper(threading.Thread):
         """Say what the writer just made durable; called by the writer only, and cheap."""
         self._highest = highest
         self._bytes += written
-        self._commits += 1
         if not self._dirty.is_set():
             self._dirty.set()
         if (
-            self._bytes >= CHECKPOINT_BYTES
-            or self._commits >= CHECKPOINT_COMMITS
-            or highest - self._noted >= high_water.NOTE_INTERVAL
+            self._bytes >= CHECKPOINT_BYTES or highest - self._noted >= high_water.NOTE_INTERVAL
         ) and not self._due.is_set():
             self._due.set()
 
@@ -79,7 +74,7 @@ class Housekeeper(threading.Thread):
             under_load = self._due.wait(PAUSE_SECONDS)
             self._dirty.clear()
             self._due.clear()
-            self._bytes = self._commits = 0
+            self._bytes = 0
             self.take_note()
             if self._stopping:
                 break

@@ -316,6 +316,11 @@ class ReceiptStore:
         self._check_process()
         return check(self._directory, self._database)
 
+    @staticmethod
+    def check_directory(path: str | os.PathLike[str]) -> StoreReport:
+        """Audit the store in directory `path` without opening it for writing; as `check`."""
+        return check(Path(path), Path(path) / DATABASE_NAME)
+
     # -- ending -------------------------------------------------------------------------------
 
     async def close(self) -> None:

@@ -37,6 +37,10 @@ from verispect.ledger.work import (
 ERASE_SLICE: Final = 256
 """Openings deleted in one transaction, so that erasing does not hold up the receipts."""
 
+COMMIT_LOG_BYTES: Final = 8 * 1024
+RECEIPT_LOG_BYTES: Final = 8 * 1024
+"""Measured: what a commit, and each receipt beside its content, adds to the WAL in whole pages."""
+
 _ROWS_PER_STATEMENT: Final = (64, 32, 16, 8, 4, 2, 1)
 
 _NEXT_NUMBERS: Final = (
@@ -95,8 +99,8 @@ class Transaction:
     highest: int = 0
     """The issuer's highest sequence number once this is committed."""
 
-    written: int = 0
-    """Bytes of content written, for pacing checkpoints."""
+    written: int = COMMIT_LOG_BYTES
+    """Bytes that this adds to the WAL, roughly, for pacing checkpoints."""
 
     opened: set[bytes] = field(default_factory=set)
     closed: set[bytes] = field(default_factory=set)
@@ -169,7 +173,7 @@ class Transaction:
         self._receipts.append(
             (self._entry, self.issuer, sequence, new.inference_id, receipt_id, now, receipt)
         )
-        self.written += len(receipt)
+        self.written += len(receipt) + RECEIPT_LOG_BYTES
         if new.openings is not None:
             self._openings.append((self._entry, now, new.openings))
             self.written += len(new.openings)
