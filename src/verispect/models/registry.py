@@ -15,6 +15,7 @@ refuses to load a file that the manifest does not name, and to guess a model tha
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -27,7 +28,7 @@ from typing import Final
 from verispect.core.encoding import DIGEST_BYTES, Digest, from_hex
 from verispect.core.errors import Error, ModelError, Reason, StoreError
 from verispect.models.blobs import BlobStore, Progress, SealedFile, StoredBlob, write_atomically
-from verispect.models.components import FileEntry, FileRole
+from verispect.models.components import DeterminismClaim, FileEntry, FileRole
 from verispect.models.manifest import (
     MANIFEST_RESOURCE,
     MAX_MANIFEST_BYTES,
@@ -218,7 +219,7 @@ class RegistryWriter:
         """Sign and store `manifest` and let `name` stand for it.
 
         Every file of the manifest must be stored already. Adding the same model again changes
-        nothing.
+        nothing, also where it was qualified since.
 
         Args:
             name: as `is_model_name` allows.
@@ -236,6 +237,8 @@ class RegistryWriter:
         validate_manifest(manifest)
         model_id = manifest.model_id
         existing = self._existing(name, replace=replace)
+        if existing is not None and _is_qualified_form(existing.manifest, manifest):
+            manifest, model_id = existing.manifest, existing.model_id
         if existing is not None and existing.model_id != model_id and not replace:
             raise ModelError(
                 f"the name {name} stands for another model, {existing.model_id.hex()[:16]}…",
@@ -275,6 +278,14 @@ class RegistryWriter:
             registry.signer.verify(name, bundle, resources)
             write_atomically(registry._bundle_path(model_id), bundle)  # noqa: SLF001
         write_atomically(registry._manifest_path(model_id), manifest.to_bytes())  # noqa: SLF001
+
+
+def _is_qualified_form(existing: ModelManifest, manifest: ModelManifest) -> bool:
+    """Tell whether `existing` is `manifest` with a qualification that `manifest` lacks."""
+    return (
+        manifest.determinism == DeterminismClaim()
+        and dataclasses.replace(existing, determinism=DeterminismClaim()) == manifest
+    )
 
 
 def _resources(manifest: ModelManifest) -> dict[str, bytes]:
