@@ -19,7 +19,7 @@ import hashlib
 import math
 import struct
 from collections.abc import Mapping
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any, Final, NewType
 
 import cbor2
@@ -31,6 +31,9 @@ MAX_CBOR_BYTES: Final = 64 * 1024 * 1024
 
 MAX_DEPTH: Final = 32
 """Upper limit of nested arrays, maps and tags."""
+
+MAX_CBOR_ITEMS: Final = 1 << 22
+"""Upper limit of items inside arrays and maps: an empty array is one byte here and 56 in memory."""
 
 DECIMAL_FRACTION_TAG: Final = 4
 """RFC 8949 section 3.4.4: `[exponent, mantissa]`, the only tag in content values."""
@@ -59,10 +62,14 @@ def encode(value: Any) -> bytes:
     whose keys are all non-negative integers, all negative integers, all text or all bytes.
 
     Raises:
-        TypeError: for any other type, floats first among them. This is misuse, not bad input.
+        TypeError: for any other type, floats first among them, and text that has no UTF-8. This
+            is misuse, not bad input.
     """
     _check_encodable(value, 0)
-    return cbor2.dumps(value, canonical=True)
+    try:
+        return cbor2.dumps(value, canonical=True)
+    except UnicodeEncodeError as error:
+        raise TypeError("text with a lone surrogate is not UTF-8") from error
 
 
 _PLAIN_TYPES: Final = frozenset({str, bytes, bool, type(None)})
@@ -113,12 +120,13 @@ def _check_map_keys(value: dict[Any, Any]) -> None:
                 raise TypeError("an integer must fit in 64 bits")
 
 
-def decode(data: bytes, *, limit: int = MAX_CBOR_BYTES) -> Any:
+def decode(data: bytes, *, limit: int = MAX_CBOR_BYTES, maximum_items: int = MAX_CBOR_ITEMS) -> Any:
     """Decode exactly one deterministic CBOR item that fills `data`.
 
     Args:
         data: the bytes.
         limit: the largest length accepted.
+        maximum_items: how many items arrays, maps and tags may declare, all of them together.
 
     Returns:
         `None`, `bool`, `int`, `str`, `bytes`, `list`, `dict`, or `cbor2.CBORTag` with tag 4.
@@ -130,7 +138,7 @@ def decode(data: bytes, *, limit: int = MAX_CBOR_BYTES) -> Any:
         raise MalformedError(
             f"expected at most {limit} bytes, got {len(data)}", reason=Reason.TOO_LARGE
         )
-    value, end = _decode_item(data, 0, 0)
+    value, end = _decode_item(data, 0, 0, [maximum_items])
     if end != len(data):
         raise _malformed("bytes after the end", end)
     return value
@@ -162,7 +170,16 @@ def _decode_argument(data: bytes, offset: int, information: int) -> tuple[int, i
     return argument, offset + size
 
 
-def _decode_item(data: bytes, offset: int, depth: int) -> tuple[Any, int]:  # noqa: C901
+def _take_items(budget: list[int], count: int, offset: int) -> None:
+    # Before anything is built: what a header declares is paid for at once.
+    budget[0] -= count
+    if budget[0] < 0:
+        raise MalformedError(f"too many items at offset {offset}", reason=Reason.TOO_LARGE)
+
+
+def _decode_item(  # noqa: C901
+    data: bytes, offset: int, depth: int, budget: list[int]
+) -> tuple[Any, int]:
     # One branch per major type: kept whole because it is the hot path of every verification.
     try:
         initial = data[offset]
@@ -198,16 +215,19 @@ def _decode_item(data: bytes, offset: int, depth: int) -> tuple[Any, int]:  # no
     if depth >= MAX_DEPTH:
         raise MalformedError(f"nesting exceeds {MAX_DEPTH}", reason=Reason.TOO_DEEP)
     if major == 4:
+        _take_items(budget, argument, start)
         items = []
         for _ in range(argument):
-            item, offset = _decode_item(data, offset, depth + 1)
+            item, offset = _decode_item(data, offset, depth + 1, budget)
             items.append(item)
         return items, offset
     if major == 5:
-        return _decode_map(data, offset, depth, argument)
+        _take_items(budget, 2 * argument, start)
+        return _decode_map(data, offset, depth, argument, budget)
     if argument != DECIMAL_FRACTION_TAG:
         raise _malformed("tag is not allowed", start)
-    content, end = _decode_item(data, offset, depth + 1)
+    _take_items(budget, 1, start)
+    content, end = _decode_item(data, offset, depth + 1, budget)
     _check_decimal_fraction(content, start)
     return cbor2.CBORTag(DECIMAL_FRACTION_TAG, content), end
 
@@ -222,7 +242,9 @@ def _decode_simple(argument: int, offset: int) -> bool | None:
     raise _malformed("floating point, undefined or unknown simple value", offset)
 
 
-def _decode_map(data: bytes, offset: int, depth: int, count: int) -> tuple[dict[Any, Any], int]:
+def _decode_map(
+    data: bytes, offset: int, depth: int, count: int, budget: list[int]
+) -> tuple[dict[Any, Any], int]:
     result: dict[Any, Any] = {}
     previous = b""
     for _ in range(count):
@@ -232,7 +254,7 @@ def _decode_map(data: bytes, offset: int, depth: int, count: int) -> tuple[dict[
             key = data[offset]
             offset += 1
         else:
-            key, offset = _decode_item(data, offset, depth + 1)
+            key, offset = _decode_item(data, offset, depth + 1, budget)
         encoded_key = data[key_start:offset]
         # Bytewise order of the encoded keys (section 4.2.1); equality is a duplicate.
         if encoded_key <= previous:
@@ -243,7 +265,7 @@ def _decode_map(data: bytes, offset: int, depth: int, count: int) -> tuple[dict[
         if previous and kind != previous[0] >> 5:
             raise _malformed("map keys of several types", key_start)
         previous = encoded_key
-        result[key], offset = _decode_item(data, offset, depth + 1)
+        result[key], offset = _decode_item(data, offset, depth + 1, budget)
     return result, offset
 
 
@@ -263,10 +285,15 @@ def byte_string(data: bytes) -> bytes:
 # double, so that no float is ever hashed and 0.5 never meets "0.5".
 
 
+# A context of our own: the ambient one may round to fewer digits than a double has.
+_EXACT: Final = Context(prec=20)
+
+
 def _decimal_fraction(value: float) -> cbor2.CBORTag:
     if not math.isfinite(value):
         raise TypeError("a content value must be finite")
-    sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
+    # float.__repr__, because a subclass such as NumPy's float64 may write itself otherwise.
+    sign, digits, exponent = _EXACT.normalize(Decimal(float.__repr__(value))).as_tuple()
     mantissa = int("".join(map(str, digits)))
     return cbor2.CBORTag(DECIMAL_FRACTION_TAG, [int(exponent), -mantissa if sign else mantissa])
 
@@ -294,24 +321,27 @@ def encode_content(value: Any) -> bytes:
     `1` differ as they do in JSON text.
 
     Raises:
-        TypeError: for values outside JSON and bytes, NaN and infinities.
+        TypeError: for values outside JSON and bytes, NaN and infinities, text with lone
+            surrogates, integers beyond 64 bits and nesting beyond `MAX_DEPTH`.
     """
-    return encode(_content_to_cbor(value))
+    return encode(_content_to_cbor(value, 0))
 
 
 _UNCONVERTED_TYPES: Final = _PLAIN_TYPES | {int}
 
 
-def _content_to_cbor(value: Any) -> Any:
+def _content_to_cbor(value: Any, depth: int) -> Any:
     kind = type(value)
     if kind in _UNCONVERTED_TYPES:
         return value
+    if depth > MAX_DEPTH:
+        raise TypeError(f"nesting must not exceed {MAX_DEPTH}")
     if kind is dict or isinstance(value, Mapping):
-        return {key: _content_to_cbor(item) for key, item in value.items()}
+        return {key: _content_to_cbor(item, depth + 1) for key, item in value.items()}
     if kind is list or isinstance(value, (list, tuple)):
         if set(map(type, value)) <= _UNCONVERTED_TYPES:
             return value
-        return [_content_to_cbor(item) for item in value]
+        return [_content_to_cbor(item, depth + 1) for item in value]
     if isinstance(value, float):
         return _decimal_fraction(value)
     return value
