@@ -28,6 +28,7 @@ from verispect.core.errors import MalformedError, Reason, VerificationError
 
 SALT_BYTES: Final = 32
 MAX_OPENINGS_BYTES: Final = 64 * 1024 * 1024
+MAX_OPENINGS_ITEMS: Final = 128
 
 _DOMAIN: Final = b"verispect-commitment-v1"
 _OPENINGS_MAGIC: Final = "verispect-openings"
@@ -81,7 +82,9 @@ class Opening:
         Raises:
             VerificationError: `opening-mismatch`.
         """
-        if not hmac.compare_digest(self.commitment(), commitment):
+        # HMAC pads a short salt and hashes a long one, so only one length opens a commitment.
+        matches = hmac.compare_digest(self.commitment(), commitment)
+        if len(self.salt) != SALT_BYTES or not matches:
             raise VerificationError(
                 f"the opening of {self.part.label} does not match its commitment",
                 reason=Reason.OPENING_MISMATCH,
@@ -116,11 +119,12 @@ def decode_openings(data: bytes) -> dict[Part, Opening]:
     Raises:
         MalformedError: `malformed-opening`, `malformed-cbor` or `too-large`.
     """
-    document = decode(data, limit=MAX_OPENINGS_BYTES)
+    document = decode(data, limit=MAX_OPENINGS_BYTES, maximum_items=MAX_OPENINGS_ITEMS)
     if (
         type(document) is not list
         or len(document) != 3
         or document[:2] != [_OPENINGS_MAGIC, _OPENINGS_VERSION]
+        or type(document[1]) is not int  # True equals 1.
         or type(document[2]) is not dict
     ):
         raise MalformedError("not a file of openings", reason=Reason.MALFORMED_OPENING)

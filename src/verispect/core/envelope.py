@@ -24,6 +24,9 @@ STREAM_TYPE: Final = "application/verispect-stream+cbor"
 """An interim signature over the chunks of a stream that were sent so far."""
 
 MAX_ENVELOPE_BYTES: Final = 16 * 1024 * 1024
+MAX_ENVELOPE_ITEMS: Final = 256
+"""More than four fields and the largest number of evidence entries need."""
+
 MAX_EVIDENCE_ENTRIES: Final = 32
 MAX_ISSUER_CHARACTERS: Final = 128
 MAX_SUBJECT_CHARACTERS: Final = 64
@@ -124,7 +127,7 @@ def open_envelope(data: bytes, *, content_type: str) -> SignedEnvelope:
     """
     if data[:1] != _SIGN1_TAG:
         raise _malformed("not a tagged COSE_Sign1")
-    fields = decode(data[1:], limit=MAX_ENVELOPE_BYTES)
+    fields = decode(data[1:], limit=MAX_ENVELOPE_BYTES, maximum_items=MAX_ENVELOPE_ITEMS)
     if type(fields) is not list or len(fields) != _SIGN1_FIELDS:
         raise _malformed("COSE_Sign1 is not an array of four")
     protected, unprotected, payload, signature = fields
@@ -172,8 +175,10 @@ def _parse_protected(protected: bytes) -> dict[int, Any]:
     if type(claims) is not dict or claims.keys() != {_ISSUER, _SUBJECT}:
         raise _malformed("CWT claims are not issuer and subject")
     for claim, limit in ((_ISSUER, MAX_ISSUER_CHARACTERS), (_SUBJECT, MAX_SUBJECT_CHARACTERS)):
-        if type(claims[claim]) is not str or not 0 < len(claims[claim]) <= limit:
-            raise _malformed(f"a CWT claim is not text of 1 to {limit} characters")
+        text = claims[claim]
+        # Printable, because names are shown: one with control characters could forge a line.
+        if type(text) is not str or not 0 < len(text) <= limit or not text.isprintable():
+            raise _malformed(f"a CWT claim is not printable text of 1 to {limit} characters")
     return header
 
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from verispect.core.encoding import Digest, sha256
+from verispect.core.encoding import Digest, encode, sha256
 from verispect.core.envelope import STATEMENT_TYPE, SignedEnvelope, open_envelope
 from verispect.core.errors import MalformedError, Reason
 from verispect.core.statement import InferenceStatement
@@ -34,8 +34,13 @@ class EvidenceEntry:
     """What is kept with it so that it verifies years later; empty where nothing is needed."""
 
     def digest(self) -> Digest:
-        """Return the digest by which a statement names this evidence."""
-        return sha256(self.body)
+        """Return the digest by which a statement names this evidence.
+
+        It covers the kind, the profile and the time beside the body, so that bytes collected as
+        one kind are never shown as another. Endorsements may be added later and stand outside:
+        a kind believes them only as far as they prove themselves.
+        """
+        return sha256(encode(self.to_row()[:-1]))
 
     def to_row(self) -> list[Any]:
         """Return the wire form."""
@@ -52,7 +57,11 @@ class EvidenceEntry:
             raise _malformed(f"an evidence entry is not an array of {_ENTRY_FIELDS}")
         kind, profile, collected_at, body, endorsements = row
         for text in (kind, profile):
-            if type(text) is not str or not 0 < len(text) <= MAX_KIND_CHARACTERS:
+            if (
+                type(text) is not str
+                or not 0 < len(text) <= MAX_KIND_CHARACTERS
+                or not text.isprintable()
+            ):
                 raise _malformed("kind or profile of an evidence entry is not short text")
         if type(collected_at) is not int or collected_at < 0:
             raise _malformed("the time of an evidence entry is not a non-negative integer")

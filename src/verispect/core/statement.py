@@ -230,8 +230,13 @@ def _integer(value: Any, name: str) -> int:
 
 
 def _text(value: Any, name: str) -> str:
-    if type(value) is not str or not 0 < len(value) <= MAX_NAME_CHARACTERS:
-        raise _malformed(f"{name} is not text of 1 to {MAX_NAME_CHARACTERS} characters")
+    # Printable, because names are shown: one with control characters could forge a line.
+    if (
+        type(value) is not str
+        or not 0 < len(value) <= MAX_NAME_CHARACTERS
+        or not value.isprintable()
+    ):
+        raise _malformed(f"{name} is not printable text of 1 to {MAX_NAME_CHARACTERS} characters")
     return value
 
 
