@@ -19,8 +19,18 @@ from verispect.core.errors import MalformedError, Reason
 from verispect.core.statement import ModelIdentity
 
 POLICY_VERSION: Final = 1
-MAX_POLICY_BYTES: Final = 256 * 1024
+MAX_POLICY_CHARACTERS: Final = 256 * 1024
+MAX_NAME_CHARACTERS: Final = 64
 MAX_AGE_SECONDS: Final = 100 * 366 * 86_400
+
+
+_INSUFFICIENT: Final = frozenset({Source.UNSTATED, Source.REFUTED})
+
+
+def is_policy_name(name: str) -> bool:
+    """Tell whether `name` is a short word of ASCII letters, digits, `-` and `+`."""
+    plain = name.replace("-", "").replace("+", "")
+    return len(name) <= MAX_NAME_CHARACTERS and plain.isascii() and plain.isalnum()
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +52,10 @@ class AssurancePolicy:
     _digest: Digest = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        if not is_policy_name(self.name):
+            raise ValueError("a policy name is a short word of letters, digits, - and +")
+        if any(_INSUFFICIENT & sources for sources in self.claims.values()):
+            raise ValueError("unstated and refuted never suffice")
         object.__setattr__(self, "_digest", sha256(encode(self.to_map())))
 
     def is_empty(self) -> bool:
@@ -84,11 +98,12 @@ class AssurancePolicy:
         Raises:
             MalformedError: `malformed-policy` for anything unknown, misspelt or out of range.
         """
-        if len(text.encode()) > MAX_POLICY_BYTES:
+        if len(text) > MAX_POLICY_CHARACTERS:
             raise MalformedError("the policy is too large", reason=Reason.TOO_LARGE)
         try:
             document = tomllib.loads(text)
-        except (tomllib.TOMLDecodeError, RecursionError) as error:
+        # ValueError: its TOMLDecodeError is one, and so is an integer of thousands of digits.
+        except (ValueError, RecursionError) as error:
             raise _malformed("the policy is not TOML") from error
         return _from_document(document)
 
@@ -136,10 +151,11 @@ _IDENTITIES: Final = {identity.label: identity for identity in ModelIdentity}
 def _from_document(document: dict[str, Any]) -> AssurancePolicy:
     if unknown := sorted(document.keys() - _FIELDS):
         raise _malformed(f"unknown field {unknown[0]}")
-    if document.get("version") != POLICY_VERSION or isinstance(document["version"], bool):
+    version = document.get("version")
+    if type(version) is not int or version != POLICY_VERSION:
         raise _malformed(f"expected version = {POLICY_VERSION}")
     name = document.get("name")
-    if not isinstance(name, str) or not name.replace("-", "").replace("+", "").isalnum():
+    if not isinstance(name, str) or not is_policy_name(name):
         raise _malformed("name is not a word of letters, digits, - and +")
     maximum_age = document.get("maximum_age_seconds")
     if maximum_age is not None and (
@@ -176,7 +192,7 @@ def _claims(value: Any) -> dict[Claim, frozenset[Source]]:
         for source in sources:
             if source not in Source.__members__.values():
                 raise _malformed(f"unknown source for claim {word}")
-            if source in (Source.UNSTATED, Source.REFUTED):
+            if source in _INSUFFICIENT:
                 raise _malformed(f"source {source} cannot suffice for claim {word}")
         result[Claim(word)] = frozenset(Source(source) for source in sources)
     return result
@@ -185,14 +201,18 @@ def _claims(value: Any) -> dict[Claim, frozenset[Source]]:
 def _identities(value: Any) -> frozenset[ModelIdentity]:
     if value is None:
         return frozenset({ModelIdentity.LOCAL_WEIGHTS})
-    if not isinstance(value, list) or not value or any(word not in _IDENTITIES for word in value):
+    if (
+        not isinstance(value, list)
+        or not value
+        or any(word not in [*_IDENTITIES] for word in value)
+    ):
         raise _malformed(f"model_identities is not a list of {', '.join(_IDENTITIES)}")
     return frozenset(_IDENTITIES[word] for word in value)
 
 
 # -- Presets --------------------------------------------------------------------------------------
 
-_ANY_SOURCE: Final = frozenset(Source) - {Source.UNSTATED, Source.REFUTED}
+_ANY_SOURCE: Final = frozenset(Source) - _INSUFFICIENT
 
 SIGNED: Final = AssurancePolicy(
     name="signed",

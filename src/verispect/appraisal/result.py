@@ -27,6 +27,12 @@ class Verdict(StrEnum):
     UNDETERMINED = "undetermined"
 
 
+_DECISIVE: Final = {
+    Verdict.REFUSED: CheckStatus.FAILED,
+    Verdict.UNDETERMINED: CheckStatus.UNKNOWN,
+}
+
+
 @dataclass(frozen=True, slots=True)
 class AttestationResult:
     """Every check with its answer, and the table claims x sources (RFC 9334 section 8.4)."""
@@ -46,12 +52,20 @@ class AttestationResult:
 
     @property
     def reason(self) -> Reason | None:
-        """The reason of the first check that failed, else of the first that could not tell."""
-        for status in (CheckStatus.FAILED, CheckStatus.UNKNOWN):
-            for check in self.checks:
-                if check.status is status:
-                    return check.reason
-        return None
+        """The reason of the check that decided; `None` where the verdict is verified."""
+        return None if self.verdict is Verdict.VERIFIED else self.decisive_check().reason
+
+    def decisive_check(self) -> Check:
+        """Return the first check that failed, or, where none could tell, the first of those.
+
+        Raises:
+            LookupError: the verdict is verified, so no check decided against it.
+        """
+        wanted = _DECISIVE.get(self.verdict)
+        for check in self.checks:
+            if check.status is wanted:
+                return check
+        raise LookupError("no check decided against this receipt")
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON view, the same for the command line, the explorer and vectors."""
@@ -104,6 +118,12 @@ class VerifiedReceipt:
         object.__setattr__(self, "statement", statement)
         object.__setattr__(self, "opened", opened)
         object.__setattr__(self, "result", result)
+
+    def __init_subclass__(cls) -> NoReturn:
+        raise TypeError("a VerifiedReceipt has no subclasses: one could skip the guard")
+
+    def __delattr__(self, name: str) -> NoReturn:
+        raise AttributeError("a VerifiedReceipt does not change")
 
     def __setattr__(self, name: str, value: object) -> NoReturn:
         raise AttributeError("a VerifiedReceipt does not change")

@@ -46,8 +46,11 @@ class TrustedRoot:
         by_key_id = {entry.key.key_id: entry for entry in self.issuer_keys}
         if len(by_key_id) != len(self.issuer_keys):
             raise _malformed("a key is listed twice")
+        by_model_id = {entry.model_id: entry for entry in self.models}
+        if len(by_model_id) != len(self.models):
+            raise _malformed("a model is listed twice")
         object.__setattr__(self, "_by_key_id", by_key_id)
-        object.__setattr__(self, "_by_model_id", {entry.model_id: entry for entry in self.models})
+        object.__setattr__(self, "_by_model_id", by_model_id)
 
     def issuer_key(self, key_id: KeyId) -> IssuerKey | None:
         """Return the issuer key with this identifier, if it is trusted."""
@@ -67,7 +70,8 @@ class TrustedRoot:
         if len(data) > MAX_TRUSTED_ROOT_BYTES:
             raise MalformedError("the trusted root is too large", reason=Reason.TOO_LARGE)
         try:
-            document = json.loads(data, object_pairs_hook=_unique_members)
+            # Decoded here: json would also take UTF-16, a byte order mark and lone surrogates.
+            document = json.loads(data.decode("utf-8"), object_pairs_hook=_unique_members)
         except (ValueError, RecursionError) as error:
             raise _malformed("the trusted root is not JSON") from error
         try:
@@ -116,8 +120,12 @@ def _time(value: Any, name: str) -> int:
     return value
 
 
+def _time_if_present(members: dict[str, Any], name: str) -> int | None:
+    return _time(members[name], name) if name in members else None
+
+
 def _short_text(value: Any, name: str) -> str:
-    if not isinstance(value, str) or not 0 < len(value) <= 256:
+    if not isinstance(value, str) or not 0 < len(value) <= 256 or not value.isprintable():
         raise _malformed(f"{name} is not short text")
     return value
 
@@ -132,9 +140,9 @@ def _from_document(document: Any) -> TrustedRoot:
     members = _members(
         document, {"verispectTrustedRoot", "issuerKeys"}, {"models", "expiresAt"}, "trusted root"
     )
-    if members["verispectTrustedRoot"] != TRUSTED_ROOT_VERSION:
+    version = members["verispectTrustedRoot"]
+    if type(version) is not int or version != TRUSTED_ROOT_VERSION:
         raise _malformed(f"expected version {TRUSTED_ROOT_VERSION} of the trusted root")
-    expires_at = members.get("expiresAt")
     return TrustedRoot(
         issuer_keys=[
             _issuer_key_from_json(entry)
@@ -144,7 +152,7 @@ def _from_document(document: Any) -> TrustedRoot:
             _model_from_json(entry)
             for entry in _array(members.get("models", []), MAX_MODELS, "models")
         ],
-        expires_at=None if expires_at is None else _time(expires_at, "expiresAt"),
+        expires_at=_time_if_present(members, "expiresAt"),
     )
 
 
@@ -174,14 +182,13 @@ def _issuer_key_from_json(value: Any) -> IssuerKey:
     key_text = members["key"]
     if not isinstance(key_text, str):
         raise _malformed("key is not text")
-    not_after, revoked_at = members.get("notAfter"), members.get("revokedAt")
     return IssuerKey(
         issuer=_short_text(members["issuer"], "issuer"),
         key=PublicKey.from_text(key_text),
         development=members["development"],
         not_before=_time(members["notBefore"], "notBefore"),
-        not_after=None if not_after is None else _time(not_after, "notAfter"),
-        revoked_at=None if revoked_at is None else _time(revoked_at, "revokedAt"),
+        not_after=_time_if_present(members, "notAfter"),
+        revoked_at=_time_if_present(members, "revokedAt"),
     )
 
 

@@ -17,7 +17,7 @@ from verispect.appraisal.result import _GUARD, AttestationResult, Verdict, Verif
 from verispect.appraisal.trusted_root import TrustedRoot
 from verispect.core.claims import Claim, ClaimSources, Source, combine
 from verispect.core.commitments import OpenedParts, Part
-from verispect.core.encoding import encode_content
+from verispect.core.encoding import Digest, encode_content
 from verispect.core.errors import Error, Reason, TrustError, UnsupportedError, VerificationError
 from verispect.core.receipt import InferenceReceipt
 from verispect.core.statement import InferenceStatement, ModelIdentity, StreamBinding
@@ -87,7 +87,7 @@ class Verifier:
         if result.verdict is Verdict.VERIFIED:
             content = {part: opening.content() for part, opening in opened.items()}
             return VerifiedReceipt(_GUARD, receipt.unverified_statement, content, result)
-        decisive = _decisive(result)
+        decisive = result.decisive_check()
         reason = decisive.reason or Reason.POLICY_UNMET
         if result.verdict is Verdict.REFUSED:
             raise VerificationError(decisive.detail, reason=reason)
@@ -132,15 +132,20 @@ class Verifier:
         # 7. Keys for development pass only where the policy says so.
         checks.append(self._check_development(receipt, policy))
         # 8. Claims count only if nothing above failed; then the policy decides.
+        root_usable = checks[0].status is CheckStatus.PASSED
         failed = any(check.status is CheckStatus.FAILED for check in checks)
-        claims = combine([] if failed else appraised)
+        claims = combine(appraised if root_usable and not failed else [])
         checks.append(_check_policy(policy, claims))
         not_covered += _uncovered(claims, statement, opened)
+        if statement.stream is not None and expected.stream is None:
+            not_covered.append("the chunks of the stream: not compared with those shown")
+        if statement.assurance != policy.digest():
+            not_covered.append("the policy required when asking: it is not the one applied here")
         return AttestationResult(
             verdict=_verdict(checks),
-            checks=checks,
+            checks=tuple(checks),
             claims=claims,
-            not_covered=not_covered,
+            not_covered=tuple(not_covered),
             policy_name=policy.name,
             policy_digest=policy.digest(),
             receipt_id=receipt.receipt_id,
@@ -159,28 +164,29 @@ class Verifier:
         not_covered += appraisal.not_covered
         found.append(appraisal.claims)
         promises = receipt.unverified_statement.evidence
-        signed_digests = {promise.digest for promise in promises if promise.digest}
-        delivered = set()
+        signed = {(promise.kind, promise.digest) for promise in promises}
+        delivered: set[tuple[str, Digest | None]] = set()
         for entry in receipt.evidence:
-            delivered.add(entry.digest())
+            identity = (entry.kind, entry.digest())
             name = f"evidence:{entry.kind}"
             kind = self._kinds.get(entry.kind)
-            if entry.digest() not in signed_digests:
-                detail = "the statement does not name this evidence"
+            if identity not in signed or identity in delivered:
+                detail = "the statement does not name this evidence, or it is here twice"
                 checks.append(Check(name, CheckStatus.FAILED, detail, Reason.EVIDENCE_UNBOUND))
             elif kind is None or entry.kind == "signature":
                 detail = "this software does not know this kind of evidence"
                 checks.append(Check(name, CheckStatus.UNKNOWN, detail, Reason.UNSUPPORTED_EVIDENCE))
             else:
                 appraisal = kind.appraise(EvidenceContext(receipt, entry, self._trusted_root, now))
-                checks += appraisal.checks
+                checks += appraisal.checks or [_nothing_checked(name)]
                 not_covered += appraisal.not_covered
                 found.append(appraisal.claims)
+            delivered.add(identity)
         # Evidence that was promised and is not here adds nothing, and is said to be absent.
         not_covered += [
             f"promised evidence that is not here: {promise.kind}"
             for promise in promises
-            if promise.kind != "signature" and promise.digest not in delivered
+            if promise.kind != "signature" and (promise.kind, promise.digest) not in delivered
         ]
         return found
 
@@ -199,6 +205,10 @@ def _passed(name: str, detail: str) -> Check:
 
 def _failed(name: str, detail: str, reason: Reason) -> Check:
     return Check(name, CheckStatus.FAILED, detail, reason)
+
+
+def _nothing_checked(name: str) -> Check:
+    return _failed(name, "this kind of evidence made no check", Reason.EVIDENCE_INVALID)
 
 
 def _check_trusted_root(root: TrustedRoot, now: int) -> Check:
@@ -268,7 +278,7 @@ def _check_expected(
         if opening is None:
             detail = f"{part.label} is not opened, so it cannot be compared"
             checks.append(_failed(name, detail, Reason.CONTENT_NOT_OPENED))
-        elif opening.value != encode_content(content):
+        elif not _is_encoding_of(content, opening.value):
             detail = f"{part.label} differs from what was committed to"
             checks.append(_failed(name, detail, Reason.CONTENT_MISMATCH))
         else:
@@ -280,6 +290,14 @@ def _check_expected(
         else:
             checks.append(_passed("stream", f"{expected.stream.chunks} chunks as shown"))
     return checks
+
+
+def _is_encoding_of(content: Any, value: bytes) -> bool:
+    try:
+        return value == encode_content(content)
+    except TypeError:
+        # NaN, lone surrogates, endless nesting: whoever was shown it, it was never committed to.
+        return False
 
 
 def _check_model(
@@ -300,6 +318,9 @@ def _check_model(
 def _check_policy(policy: AssurancePolicy, claims: ClaimSources) -> Check:
     if policy.is_empty():
         return _failed("policy", "a policy that requires nothing denies", Reason.POLICY_EMPTY)
+    if refuted := [claim.value for claim in Claim if Source.REFUTED in claims[claim]]:
+        detail = f"evidence refutes {', '.join(refuted)}"
+        return _failed("policy", detail, Reason.EVIDENCE_REFUTES)
     if unmet := policy.unmet(claims):
         words = ", ".join(claim.value for claim in unmet)
         return _failed("policy", f"not met for {words}", Reason.POLICY_UNMET)
@@ -322,16 +343,14 @@ def _uncovered(
     return lines
 
 
+_ALWAYS_REFUSED: Final = frozenset({Reason.POLICY_EMPTY, Reason.EVIDENCE_REFUTES})
+
+
 def _verdict(checks: list[Check]) -> Verdict:
     statuses = {check.status for check in checks[:-1]}
-    # A policy can only fail *because* of an unknown answer when nothing else failed.
-    if CheckStatus.FAILED in statuses:
+    if CheckStatus.FAILED in statuses or checks[-1].reason in _ALWAYS_REFUSED:
         return Verdict.REFUSED
+    # An unmet policy may be unmet *because* of an unknown answer, where nothing else failed.
     if CheckStatus.UNKNOWN in statuses:
         return Verdict.UNDETERMINED
     return Verdict.VERIFIED if checks[-1].status is CheckStatus.PASSED else Verdict.REFUSED
-
-
-def _decisive(result: AttestationResult) -> Check:
-    wanted = CheckStatus.FAILED if result.verdict is Verdict.REFUSED else CheckStatus.UNKNOWN
-    return next(check for check in result.checks if check.status is wanted)
