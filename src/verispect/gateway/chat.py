@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from verispect.core.commitments import Part
 from verispect.engines.interface import ChatInput, Delta, TokenLogprob, ToolCall
+from verispect.gateway.answer import CALLER_GONE as CALLER_GONE
 from verispect.gateway.answer import LanguageAnswer
 from verispect.gateway.chat_shapes import ChatRequest
 from verispect.gateway.chat_wire import (
