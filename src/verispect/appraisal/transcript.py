@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import itertools
 import json
 import struct
 from collections.abc import Mapping, Sequence
@@ -23,6 +24,7 @@ from verispect.core.statement import StreamBinding
 from verispect.core.stream import StreamChain
 
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+_SYSTEM_ROLES: Final = ("system", "developer")
 MEMBER: Final = "verispect"
 """The member of an answer that carries the receipt."""
 
@@ -66,6 +68,31 @@ def read_answer(data: bytes) -> Answer:
         raise _malformed("the answer is not of a shape known here") from error
     except (struct.error, OverflowError, binascii.Error) as error:
         raise _malformed("the answer holds a number of another type") from error
+
+
+def read_request(data: bytes) -> dict[Part, Any]:
+    """Read the body of a chat request into the parts that its receipt must commit to.
+
+    System and developer messages at the head are the system prompt, joined by an empty line.
+
+    Raises:
+        MalformedError: `malformed-transcript` or `too-large`.
+    """
+    if len(data) > MAX_ANSWER_BYTES:
+        raise MalformedError("the request is too large", reason=Reason.TOO_LARGE)
+    try:
+        messages = json.loads(data)["messages"]
+        system = list(itertools.takewhile(lambda each: each["role"] in _SYSTEM_ROLES, messages))
+        parts: dict[Part, Any] = {Part.MESSAGES: messages[len(system) :]}
+        if system:
+            parts[Part.SYSTEM_PROMPT] = "\n\n".join(_text(each["content"]) for each in system)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _malformed("the request is not a chat request") from error
+    return parts
+
+
+def _text(content: Any) -> str:
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 def _malformed(what: str) -> MalformedError:

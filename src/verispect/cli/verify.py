@@ -11,14 +11,14 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from verispect.appraisal.result import AttestationResult, Verdict
-from verispect.appraisal.transcript import read_answer
+from verispect.appraisal.transcript import read_answer, read_request
 from verispect.appraisal.verifier import Expected, Verifier
 from verispect.cli.files import read_file, read_policy, read_receipt, read_trusted_root, to_json
 from verispect.core.claims import Claim, Source
-from verispect.core.commitments import decode_openings
+from verispect.core.commitments import Part, decode_openings
 from verispect.core.encoding import from_base64url, from_hex
 from verispect.core.errors import MalformedError, Reason
 from verispect.core.receipt import InferenceReceipt
@@ -45,6 +45,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--policy", required=True, help="preset name or policy file (TOML)")
     parser.add_argument("--trusted-root", required=True, type=Path, help="whom you trust (JSON)")
     parser.add_argument("--openings", type=Path, help="openings of the commitments (CBOR)")
+    parser.add_argument("--request", type=Path, help="the chat request you sent (JSON)")
     parser.add_argument(
         "--response", type=Path, help="the answer you were shown: JSON, or the event stream"
     )
@@ -95,11 +96,15 @@ def _time(text: str | None) -> int:
 
 def _expected(arguments: argparse.Namespace, receipt: InferenceReceipt) -> Expected:
     nonce = None if arguments.nonce is None else from_base64url(arguments.nonce)
-    if arguments.response is None:
-        return Expected(nonce=nonce)
-    answer = read_answer(read_file(arguments.response))
-    stream = answer.stream(from_hex(receipt.claimed_inference))
-    return Expected(nonce=nonce, parts=answer.parts, stream=stream)
+    parts: dict[Part, Any] = {}
+    stream = None
+    if arguments.request is not None:
+        parts.update(read_request(read_file(arguments.request)))
+    if arguments.response is not None:
+        answer = read_answer(read_file(arguments.response))
+        parts.update(answer.parts)
+        stream = answer.stream(from_hex(receipt.claimed_inference))
+    return Expected(nonce=nonce, parts=parts, stream=stream)
 
 
 def print_result(result: AttestationResult) -> None:

@@ -1,0 +1,104 @@
+"""`verispect ask`: ask a gateway, check the answer, and keep what proves it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from verispect.cli.files import read_policy, read_trusted_root, write_file
+from verispect.core.encoding import to_base64url
+from verispect.core.errors import RequestError
+
+if TYPE_CHECKING:
+    from verispect.client.session import Exchange
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Describe the subcommand."""
+    parser = subparsers.add_parser(
+        "ask",
+        help="ask a gateway and check the answer",
+        description="Ask a language model. The answer goes to standard output, the verdict to "
+        "standard error; the exit code is that of verify.",
+    )
+    parser.add_argument("prompt", help="what to ask; - reads standard input")
+    parser.add_argument("--url", default="http://127.0.0.1:8402", help="the gateway")
+    parser.add_argument("--model", required=True, help="the name the gateway serves it under")
+    parser.add_argument("--system", help="system prompt")
+    parser.add_argument("--stream", action="store_true", help="show text as it is generated")
+    parser.add_argument("--assurance", default="signed", help="what the gateway must deliver")
+    parser.add_argument("--lane", default="throughput", choices=("throughput", "deterministic"))
+    parser.add_argument("--max-tokens", type=int, help="longest answer")
+    parser.add_argument("--temperature", type=float, help="0 takes the likeliest token")
+    parser.add_argument("--seed", type=int, help="repeats a sampled answer")
+    parser.add_argument("--policy", default="signed", help="preset name or policy file")
+    trust = parser.add_mutually_exclusive_group(required=True)
+    trust.add_argument("--trusted-root", type=Path, help="whom you trust (JSON)")
+    trust.add_argument(
+        "--unsafe-no-verify", action="store_true", help="do not check the answer at all"
+    )
+    parser.add_argument(
+        "--save", type=Path, metavar="DIR", help="keep request, response, receipt and openings"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the subcommand and return its exit code."""
+    from verispect.client.session import GatewayClient, now_milliseconds, verify_exchange
+
+    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+    if not prompt:
+        raise RequestError("the prompt is empty", parameter="prompt")
+    messages = [{"role": "user", "content": prompt}]
+    if arguments.system is not None:
+        messages.insert(0, {"role": "system", "content": arguments.system})
+    # Read first: a typing mistake must not cost an inference.
+    policy = read_policy(arguments.policy)
+    root = None if arguments.trusted_root is None else read_trusted_root(arguments.trusted_root)
+    with GatewayClient(arguments.url) as client:
+        exchange = client.chat(
+            arguments.model,
+            messages,
+            stream=arguments.stream,
+            assurance=arguments.assurance,
+            lane=arguments.lane,
+            options=_options(arguments),
+            on_text=lambda text: print(text, end="", flush=True),
+        )
+    print()
+    if arguments.save is not None:
+        save_exchange(exchange, arguments.save, stream=arguments.stream)
+    if root is None:
+        print("UNVERIFIED: --unsafe-no-verify was given", file=sys.stderr)
+        return 0
+    verified = verify_exchange(exchange, trusted_root=root, policy=policy, now=now_milliseconds())
+    result = verified.result
+    print(f"OK: verified under policy {policy.name}", file=sys.stderr)
+    print(f"    receipt {result.receipt_id.hex()}", file=sys.stderr)
+    for line in result.not_covered:
+        print(f"    not covered: {line}", file=sys.stderr)
+    return 0
+
+
+def save_exchange(exchange: Exchange, directory: Path, *, stream: bool) -> None:
+    """Write the files that `verispect verify` takes.
+
+    Raises:
+        StoreError: `store-failed`.
+    """
+    write_file(directory / "request.json", exchange.request)
+    write_file(directory / ("response.sse" if stream else "response.json"), exchange.response)
+    write_file(directory / "receipt.cose", exchange.receipt)
+    write_file(directory / "openings.cbor", exchange.openings)
+    write_file(directory / "nonce.txt", to_base64url(exchange.nonce).encode() + b"\n")
+
+
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    chosen = {
+        "max_completion_tokens": arguments.max_tokens,
+        "temperature": arguments.temperature,
+        "seed": arguments.seed,
+    }
+    return {name: value for name, value in chosen.items() if value is not None}

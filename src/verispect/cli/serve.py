@@ -1,0 +1,120 @@
+"""`verispect serve`: run the gateway."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+import sys
+from pathlib import Path
+from typing import Any, Final
+
+from verispect.cli.places import default_home
+from verispect.core.errors import Reason, RequestError, StoreError
+
+_DEFAULT_PORT: Final = 8402
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Describe the subcommand."""
+    parser = subparsers.add_parser("serve", help="run the gateway")
+    home = default_home()
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=_DEFAULT_PORT, help="0 takes a free one")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the port")
+    parser.add_argument("--keys", type=Path, default=home / "keys", help="key directory")
+    parser.add_argument("--state", type=Path, default=home / "state", help="receipts and openings")
+    parser.add_argument("--registry", type=Path, default=home / "models", help="model registry")
+    parser.add_argument(
+        "--model", action="append", metavar="NAME", help="serve only this model; repeatable"
+    )
+    parser.add_argument(
+        "--openings-hours", type=int, default=24, help="how long openings can be fetched"
+    )
+    parser.add_argument("--threads", type=int, help="threads of the language engine")
+    parser.add_argument(
+        "--upstream-key",
+        action="append",
+        default=[],
+        metavar="NAME=VARIABLE",
+        help="environment variable that holds the API key of a remote model",
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Run the subcommand and return its exit code."""
+    import logging
+
+    import uvicorn
+
+    from verispect.gateway.service import (
+        CONFIGURATION_VARIABLE,
+        Service,
+        ServiceConfiguration,
+    )
+
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    configuration = ServiceConfiguration(
+        keys=str(arguments.keys),
+        state=str(arguments.state),
+        registry=str(arguments.registry),
+        models=arguments.model,
+        openings_retention_seconds=arguments.openings_hours * 3600,
+        llama_threads=arguments.threads,
+        upstream_key_variables=_pairs(arguments.upstream_key),
+    )
+    listener = _listen(arguments.host, arguments.port)
+    host, port = listener.getsockname()[:2]
+    options: dict[str, Any] = {
+        "log_level": "warning",
+        "access_log": False,
+        "server_header": False,
+        "loop": "uvloop",
+        "http": "httptools",
+        "timeout_keep_alive": 30,
+    }
+    shown = f"[{host}]" if ":" in host else host
+    if arguments.workers > 1:
+        from uvicorn.supervisors import Multiprocess
+
+        os.environ[CONFIGURATION_VARIABLE] = configuration.to_json()
+        config = uvicorn.Config(
+            "verispect.gateway.service:create_from_environment",
+            factory=True,
+            workers=arguments.workers,
+            **options,
+        )
+        print(f"verispect: listening on http://{shown}:{port}", flush=True)
+        Multiprocess(config, sockets=[listener]).run()
+        return 0
+    service = Service(configuration)
+    names = service.state.pool.names()
+    print(f"verispect: serving {', '.join(names) or 'no models'}", file=sys.stderr)
+    print(f"verispect: listening on http://{shown}:{port}", flush=True)
+    uvicorn.Server(uvicorn.Config(service.application(), **options)).run(sockets=[listener])
+    return 0
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        listener = socket.socket(family, socket.SOCK_STREAM)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.set_inheritable(True)
+    except (OSError, OverflowError) as error:
+        what = error.strerror if isinstance(error, OSError) else "port out of range"
+        raise StoreError(
+            f"cannot listen on {host} port {port}: {what}", reason=Reason.NETWORK_FAILED
+        ) from error
+    return listener
+
+
+def _pairs(texts: list[str]) -> dict[str, str]:
+    pairs = {}
+    for text in texts:
+        name, separator, variable = text.partition("=")
+        if not separator or not name or not variable:
+            raise RequestError("expected --upstream-key NAME=VARIABLE")
+        pairs[name] = variable
+    return pairs

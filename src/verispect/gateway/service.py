@@ -1,0 +1,171 @@
+"""Puts a gateway together: key, store, registry, recorder and application.
+
+At start it signs the receipts of streams whose process died; while it runs it erases openings
+whose retention has ended. It refuses to start with a key, a store or a model that is not as it was
+left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from verispect.attesters.signer import Issuer
+from verispect.core.errors import Reason, StoreError
+from verispect.gateway.app import Application, create_app
+from verispect.gateway.limits import Limits
+from verispect.gateway.metrics import Metrics
+from verispect.gateway.pool import EngineOptions, RegistryPool
+from verispect.gateway.recording import Recorder, mint
+from verispect.gateway.recovery import decode_recovery
+from verispect.gateway.state import GatewayState
+from verispect.ledger import NewReceipt, ReceiptStore
+from verispect.models.registry import ModelRegistry
+
+CONFIGURATION_VARIABLE: Final = "VERISPECT_SERVE"
+"""Where the worker processes of `verispect serve --workers` find their configuration."""
+
+_OPENING_FILE: Final = "opening.secret"
+_OPENING_BYTES: Final = 32
+_ERASE_EVERY_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceConfiguration:
+    """What an operator decides."""
+
+    keys: str
+    state: str
+    registry: str
+    models: Sequence[str] | None = None
+    """Names to serve; all that are registered where `None`."""
+    openings_retention_seconds: int = 86_400
+    llama_threads: int | None = None
+    upstream_key_variables: dict[str, str] = field(default_factory=dict)
+    """By model name, the environment variable that holds the upstream's API key."""
+
+    def to_json(self) -> str:
+        """Return the form in which worker processes get it; it holds no secret."""
+        return json.dumps({name: getattr(self, name) for name in self.__slots__})
+
+
+class Service:
+    """One running gateway.
+
+    Args:
+        configuration: what the operator decided.
+        limits: the gateway's limits.
+
+    Raises:
+        StoreError: key or store are missing, damaged, rolled back or locked.
+        ModelError: a model is missing or changed.
+    """
+
+    def __init__(self, configuration: ServiceConfiguration, limits: Limits | None = None) -> None:
+        self._configuration = configuration
+        state = Path(configuration.state)
+        issuer = Issuer.load(Path(configuration.keys))
+        pool = RegistryPool(
+            ModelRegistry(Path(configuration.registry)),
+            names=configuration.models,
+            options=EngineOptions(
+                llama_threads=configuration.llama_threads,
+                upstream_keys={
+                    model: os.environ[variable]
+                    for model, variable in configuration.upstream_key_variables.items()
+                    if variable in os.environ
+                },
+            ),
+        )
+        self.store = ReceiptStore.open(
+            state / "receipts", issuer_key_id=issuer.signer.public_key.key_id
+        )
+        metrics = Metrics()
+        self.recorder = Recorder(
+            issuer, self.store, opening_secret=_opening_secret(state), metrics=metrics
+        )
+        self.state = GatewayState(
+            pool=pool,
+            recorder=self.recorder,
+            limits=limits or Limits(),
+            metrics=metrics,
+            on_start=self._start,
+            on_stop=self._stop,
+        )
+        self._eraser: asyncio.Task[None] | None = None
+
+    def application(self) -> Application:
+        """Return the ASGI application."""
+        return create_app(self.state)
+
+    async def _start(self) -> None:
+        await self.recover()
+        self._eraser = asyncio.create_task(self._erase_openings())
+
+    async def recover(self) -> int:
+        """Sign the receipts of streams whose process died, and return how many there were."""
+        interrupted = await self.store.interrupted_streams()
+        for stream in interrupted:
+            draft, openings = decode_recovery(stream.recovery)
+            subject = stream.inference_id.hex()
+
+            def sign(sequence: int, draft: Any = draft, subject: str = subject) -> bytes:
+                return mint(draft, sequence, subject, self.recorder.issuer)
+
+            await self.store.issue(NewReceipt(stream.inference_id, sign, openings))
+        return len(interrupted)
+
+    async def _erase_openings(self) -> None:
+        retention = self._configuration.openings_retention_seconds * 1000
+        while True:
+            # The store may be busy or full for a while; the next round erases what is left.
+            with contextlib.suppress(StoreError):
+                await self.store.erase_openings(older_than=time.time_ns() // 1_000_000 - retention)
+            await asyncio.sleep(_ERASE_EVERY_SECONDS)
+
+    async def _stop(self) -> None:
+        if self._eraser is not None:
+            self._eraser.cancel()
+        await self.state.pool.close()
+        await self.store.close()
+
+
+def create_from_environment() -> Application:
+    """Return the application of a worker process."""
+    values = json.loads(os.environ[CONFIGURATION_VARIABLE])
+    return Service(ServiceConfiguration(**values)).application()
+
+
+def _opening_secret(state: Path) -> bytes:
+    """Return the secret from which opening keys are derived, made at the first start."""
+    path = state / _OPENING_FILE
+    try:
+        state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Written under another name and linked, so that of two processes one wins with a whole
+        # file and the other reads it.
+        draft = state / f"{_OPENING_FILE}.{os.getpid()}"
+        if not path.exists():
+            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(secrets.token_bytes(_OPENING_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+            with contextlib.suppress(FileExistsError):
+                os.link(draft, path)
+            draft.unlink()
+        secret = path.read_bytes()
+    except OSError as error:
+        raise StoreError(
+            f"cannot keep state in {state}: {error.strerror}", reason=Reason.STORE_FAILED
+        ) from error
+    if len(secret) != _OPENING_BYTES:
+        raise StoreError(f"{path} is damaged", reason=Reason.STORE_FAILED)
+    return secret
