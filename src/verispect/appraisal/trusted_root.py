@@ -46,11 +46,9 @@ class TrustedRoot:
         by_key_id = {entry.key.key_id: entry for entry in self.issuer_keys}
         if len(by_key_id) != len(self.issuer_keys):
             raise _malformed("a key is listed twice")
-        by_model_id = {entry.model_id: entry for entry in self.models}
-        if len(by_model_id) != len(self.models):
-            raise _malformed("a model is listed twice")
         object.__setattr__(self, "_by_key_id", by_key_id)
-        object.__setattr__(self, "_by_model_id", by_model_id)
+        # One model may have several names; any of them shows that it is accepted.
+        object.__setattr__(self, "_by_model_id", {entry.model_id: entry for entry in self.models})
 
     def issuer_key(self, key_id: KeyId) -> IssuerKey | None:
         """Return the issuer key with this identifier, if it is trusted."""
