@@ -22,7 +22,22 @@ async def main():
 asyncio.run(main())
 """
 
-CALL = re.compile(r"(\w+)\(\d+<([^>]*)>(.*)")
+CALL = re.compile(r"(\d+) +(\w+)\(\d+<([^>]*)>(.*)")
+RESUMED = re.compile(r"(\d+) +<\.\.\. (\w+) resumed>")
+
+
+def completed_calls(trace):
+    """Yield each call where it is complete, except writes, which count from their beginning."""
+    pending = {}
+    for line in trace.splitlines():
+        if begun := CALL.match(line):
+            process, *call = begun.groups()
+            if line.endswith("<unfinished ...>") and "sync" in call[0]:
+                pending[process] = call
+            else:
+                yield call
+        elif (resumed := RESUMED.match(line)) and "sync" in resumed[2]:
+            yield pending.pop(resumed[1])
 
 
 def can_trace():
@@ -35,21 +50,15 @@ def can_trace():
 def test_every_answer_waits_until_its_commit_is_on_the_disk(tmp_path):
     """Between a commit's last write and the answer there is a sync of the log, every time."""
     directory, trace = tmp_path / "store", tmp_path / "trace"
+    watched = ["strace", "-f", "-y", "-o", trace, "-e", "trace=write,pwrite64,fsync,fdatasync"]
     subprocess.run(
-        ["strace", "-f", "-y", "-o", trace, "-e", "trace=write,pwrite64,fsync,fdatasync"]
-        + [sys.executable, "-c", ANSWERING, directory],
+        [*watched, sys.executable, "-c", ANSWERING, directory],
         stdout=subprocess.DEVNULL,
         timeout=60,
         check=True,
     )
     unsynced, written, synced, answers = False, 0, set(), 0
-    for line in trace.read_text(errors="replace").splitlines():
-        # A call that another thread interrupts is shown as begun and later as resumed; an answer
-        # cannot begin before the sync that it waits for has ended, so the beginnings suffice.
-        found = CALL.search(line)
-        if found is None:
-            continue
-        call, file, rest = found.groups()
+    for call, file, rest in completed_calls(trace.read_text(errors="replace")):
         if call == "pwrite64" and file.endswith("-wal"):
             unsynced = True
             written += 1
