@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, Final
 
 from verispect.appraisal.policy import AssurancePolicy
@@ -199,6 +200,7 @@ class Verifier:
         return _failed("development", "signed with a development key", Reason.DEVELOPMENT_KEY)
 
 
+@lru_cache(maxsize=1024)
 def _passed(name: str, detail: str) -> Check:
     return Check(name, CheckStatus.PASSED, detail)
 
@@ -327,14 +329,14 @@ def _check_policy(policy: AssurancePolicy, claims: ClaimSources) -> Check:
     return _passed("policy", f"{policy.name} is met")
 
 
+_UNSTATED: Final = frozenset({Source.UNSTATED})
+_NOBODY_STATES: Final = {claim: f"{claim.value}: nobody states it" for claim in Claim}
+
+
 def _uncovered(
     claims: ClaimSources, statement: InferenceStatement, opened: OpenedParts
 ) -> list[str]:
-    lines = [
-        f"{claim.value}: nobody states it"
-        for claim in Claim
-        if claims[claim] == frozenset({Source.UNSTATED})
-    ]
+    lines = [line for claim, line in _NOBODY_STATES.items() if claims[claim] == _UNSTATED]
     if statement.model.identity is ModelIdentity.UPSTREAM_REPORTED:
         lines.append("the model's weights: an upstream service reported its own name")
     unopened = [part.label for part in statement.commitments if part not in opened]

@@ -38,6 +38,8 @@ _OPENINGS_VERSION: Final = 1
 class Part(IntEnum):
     """What a statement commits to. The numbers are on the wire (spec/statement.md)."""
 
+    __hash__ = int.__hash__
+
     SYSTEM_PROMPT = 1
     MESSAGES = 2
     TOOLS = 3

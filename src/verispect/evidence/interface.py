@@ -24,6 +24,8 @@ from verispect.core.receipt import EvidenceEntry, InferenceReceipt
 class CheckStatus(StrEnum):
     """The three answers to one check: yes, no, and could not tell."""
 
+    __hash__ = str.__hash__
+
     PASSED = "passed"
     FAILED = "failed"
     UNKNOWN = "unknown"
