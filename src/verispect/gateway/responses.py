@@ -17,7 +17,6 @@ import msgspec
 from verispect.core.commitments import Part
 from verispect.core.errors import Reason, RequestError
 from verispect.engines.interface import ChatInput, Sampling
-from verispect.gateway.chat import CALLER_GONE
 from verispect.gateway.errors import HttpError
 from verispect.gateway.generation import prepare_generation
 from verispect.gateway.http import HttpRequest, HttpResponse, StreamedResponse
@@ -27,7 +26,6 @@ from verispect.gateway.responses_object import ResponseFrame
 from verispect.gateway.responses_stream import ResponseInProgress
 from verispect.gateway.responses_wire import ResponsesBody, ResponsesRequest, read_request
 from verispect.gateway.state import GatewayState
-from verispect.gateway.streaming import CallerGoneError, stream_events
 from verispect.gateway.wire import decode_body, read_lane
 
 _PREFIX: Final = "/v1/responses/"
@@ -67,9 +65,11 @@ async def create_response(
     )
     sampling = generation.runs[0].sampling
     _commit_request(inference, read, chat, attachments, sampling, stored=store is not None)
-    making = ResponseInProgress(
-        generation=generation,
-        inference=inference,
+    answer = ResponseInProgress(
+        request,
+        inference,
+        generation,
+        read.model,
         frame=ResponseFrame(
             identifier=f"resp_{secrets.token_hex(16)}_{inference.identifier}",
             model=served.name,
@@ -79,16 +79,8 @@ async def create_response(
             store=store is not None,
         ),
         store=store,
-        received_at=request.received_at,
-        disconnected=request.disconnected,
     )
-    try:
-        if not read.stream:
-            return HttpResponse(200, await making.whole(), headers=inference.headers)
-        await making.start()
-    except CallerGoneError:
-        return CALLER_GONE
-    return StreamedResponse(200, stream_events(making, inference), headers=inference.headers)
+    return await answer.stream() if read.stream else await answer.whole()
 
 
 def _stored_responses(state: GatewayState) -> ResponseStore | None:

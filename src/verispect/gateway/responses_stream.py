@@ -2,122 +2,85 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import Iterator
 from contextlib import aclosing
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from verispect.engines.interface import Delta
 from verispect.gateway import responses_answer
-from verispect.gateway.generation import Choice, Generation
-from verispect.gateway.recording import Inference, Issued
+from verispect.gateway.answer import CALLER_GONE, LanguageAnswer
+from verispect.gateway.generation import Choice
+from verispect.gateway.http import HttpResponse
+from verispect.gateway.recording import Issued
 from verispect.gateway.response_store import ResponseStore, StoredResponse
 from verispect.gateway.responses_answer import Answer
 from verispect.gateway.responses_object import ResponseFrame, usage_object
 from verispect.gateway.streaming import CallerGoneError, Event, Outcome
-from verispect.gateway.wire import receipt_member
 
 
-class ResponseInProgress:
-    """Makes one response, whole or as a `StreamedAnswer`.
+@dataclass(slots=True, kw_only=True)
+class ResponseInProgress(LanguageAnswer):
+    """An answer in the shape of a response, or of its events."""
 
-    Args:
-        generation: one prepared choice.
-        inference: to be settled with the receipt.
-        frame: what the response says of itself.
-        store: where a finished response is kept, if it is.
-        received_at: milliseconds since the epoch; the retention counts from it.
-        disconnected: set when the caller has gone.
-    """
+    frame: ResponseFrame
+    store: ResponseStore | None
+    """Where a finished response is kept, if it is."""
+    include_usage: bool = False
+    ends_with_done: bool = False
+    _answer: Answer = field(init=False)
+    _finished: dict[str, Any] = field(init=False, default_factory=dict)
 
-    ends_with_done = False
-
-    def __init__(
-        self,
-        *,
-        generation: Generation,
-        inference: Inference,
-        frame: ResponseFrame,
-        store: ResponseStore | None,
-        received_at: int,
-        disconnected: asyncio.Event,
-    ) -> None:
-        self._generation = generation
-        self._inference = inference
-        self._frame = frame
-        self._store = store
-        self._received_at = received_at
-        self._deltas = generation.deltas(disconnected)
-        self._first: tuple[Choice, Delta] | None = None
-        self._finished: dict[str, Any] = {}
+    def __post_init__(self) -> None:
+        LanguageAnswer.__post_init__(self)
         self._answer = Answer(
-            inference.identifier,
-            generation.choices[0],
-            wants_logprobs=frame.request.sampling.top_logprobs is not None,
+            self.inference.identifier,
+            self.generation.choices[0],
+            wants_logprobs=self.frame.request.sampling.top_logprobs is not None,
         )
 
-    async def whole(self) -> bytes:
-        """Make the response and return its JSON.
+    async def whole(self) -> HttpResponse:
+        """Make the response and return it with its receipt.
 
         Raises:
-            CallerGoneError: the receipt of a cancelled inference is durable.
-            EngineError: the engine failed.
+            EngineError: when the engine fails; nothing was answered, so there is no receipt.
             StoreError: no durable receipt.
         """
         try:
-            async with aclosing(self._made()) as made:
-                async for _ in made:
-                    pass
+            async with aclosing(self.generation.deltas(self.request.disconnected)) as deltas:
+                async for _, delta in deltas:
+                    for _event in self._steps(delta):
+                        pass
         except CallerGoneError:
-            self._generation.choices[0].forget()
+            self.generation.choices[0].forget()
             await self.settle(Outcome.CANCELLED)
-            raise
+            return CALLER_GONE
         await self.settle(Outcome.COMPLETE)
-        return msgspec.json.encode(self._finished)
+        body = msgspec.json.encode(self._finished)
+        return HttpResponse(200, body, headers=list(self.inference.headers))
 
-    async def start(self) -> None:
-        """Wait for the first step of a stream, so that an engine that cannot start is an error.
+    def opening_events(self) -> Iterator[Event]:
+        """Yield that the response exists and is worked on."""
+        started = self.frame.to_object("in_progress")
+        for kind in ("response.created", "response.in_progress"):
+            yield _encode(self._answer.event(kind, response=started))
 
-        Raises:
-            CallerGoneError: the receipt of a cancelled inference is durable.
-            EngineError: the engine failed.
-        """
-        try:
-            self._first = await anext(self._deltas)
-        except CallerGoneError:
-            await self.settle(Outcome.CANCELLED)
-            raise
+    def delta_events(self, choice: Choice, delta: Delta) -> Iterator[Event]:  # noqa: ARG002
+        """Yield the events of one step; the last step ends the last item."""
+        for event in self._steps(delta):
+            yield _encode(event)
 
-    # -- As a stream --------------------------------------------------------------------------
-
-    async def events(self) -> AsyncGenerator[Event, None]:
-        """Yield the events; see `StreamedAnswer`."""
-        # The engine runs already: it must stop even if the stream is cut at its first event.
-        async with aclosing(self._deltas):
-            started = self._frame.to_object("in_progress")
-            for kind in ("response.created", "response.in_progress"):
-                yield _encode(self._answer.event(kind, response=started))
-            async with aclosing(self._made()) as made:
-                async for event in made:
-                    yield _encode(event)
-
-    async def _made(self) -> AsyncGenerator[responses_answer.Event, None]:
-        async with aclosing(self._deltas) as deltas:
-            if self._first is not None:
-                for event in self._answer.absorb(self._first[1]):
-                    yield event
-            async for _, delta in deltas:
-                for event in self._answer.absorb(delta):
-                    yield event
-        for event in self._answer.close():
-            yield event
+    def _steps(self, delta: Delta) -> Iterator[responses_answer.Event]:
+        yield from self._answer.absorb(delta)
+        if delta.finish_reason is not None:
+            yield from self._answer.close()
 
     async def settle(self, outcome: Outcome) -> Issued:
-        """Return the durable receipt of what was sent; store a finished response."""
-        issued = await self._generation.finish(self._inference, outcome)
+        """Return the durable receipt of what was sent; keep a finished response."""
+        issued = await self.generation.finish(self.inference, outcome)
         if outcome is Outcome.COMPLETE:
             status = self._answer.status
             self._finished = self._object(
@@ -130,43 +93,35 @@ class ResponseInProgress:
         return issued
 
     def closing(self, issued: Issued) -> Event:  # noqa: ARG002 - it is in the response already
-        """Return the terminal event; see `StreamedAnswer`."""
+        """Return the terminal event, which carries the whole response and its receipt."""
         kind = f"response.{self._finished['status']}"
         return _encode(self._answer.event(kind, response=self._finished))
 
     def failed(self, member: dict[str, Any], issued: Issued | None) -> Event:
-        """Return the terminal event of a failure; see `StreamedAnswer`."""
+        """Return the terminal event of a failure, with the receipt of what was sent."""
         self._answer.abandon()
         error = {"code": "server_error", "message": member["message"]}
         response = self._object("failed", issued, error=error)
         return _encode(self._answer.event("response.failed", response=response))
 
-    # -- The response -------------------------------------------------------------------------
-
     def _object(self, status: str, issued: Issued | None, **members: Any) -> dict[str, Any]:
-        usage = usage_object(self._generation.prompt_tokens, self._generation.completion_tokens)
-        response = self._frame.to_object(
-            status, output=self._answer.items(), usage=usage, **members
-        )
+        usage = usage_object(self.generation.prompt_tokens, self.generation.completion_tokens)
+        response = self.frame.to_object(status, output=self._answer.items(), usage=usage, **members)
         if issued is not None:
-            response["verispect"] = receipt_member(
-                issued.receipt, issued.receipt_id, self._inference.identifier
-            )
+            response["verispect"] = self._receipt(issued)
         return response
 
     async def _keep(self, response: dict[str, Any]) -> None:
-        if self._store is None:
+        if self.store is None:
             return
-        request = self._frame.request
-        await self._store.put(
-            StoredResponse(
-                identifier=self._frame.identifier,
-                previous=request.previous_response_id,
-                created_at=self._received_at,
-                response=response,
-                input_items=request.items,
-            )
+        stored = StoredResponse(
+            identifier=self.frame.identifier,
+            previous=self.frame.request.previous_response_id,
+            created_at=self.request.received_at,
+            response=response,
+            input_items=self.frame.request.items,
         )
+        await self.store.put(stored)
 
 
 def _encode(event: responses_answer.Event) -> Event:
