@@ -7,7 +7,7 @@ says before verification is reached through names that say so: `unverified_state
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from verispect.core.encoding import Digest, encode, sha256
@@ -77,11 +77,21 @@ def _malformed(what: str) -> MalformedError:
 
 @dataclass(frozen=True, slots=True)
 class InferenceReceipt:
-    """A parsed receipt, believed by nobody."""
+    """A parsed receipt, believed by nobody.
+
+    Statement and evidence are always read from the envelope: a receipt whose statement is not
+    the one that was signed cannot be built.
+    """
 
     envelope: SignedEnvelope
-    unverified_statement: InferenceStatement
-    evidence: Sequence[EvidenceEntry]
+    unverified_statement: InferenceStatement = field(init=False, compare=False)
+    evidence: Sequence[EvidenceEntry] = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        statement = InferenceStatement.decode(self.envelope.payload)
+        entries = tuple(EvidenceEntry.from_row(row) for row in self.envelope.evidence)
+        object.__setattr__(self, "unverified_statement", statement)
+        object.__setattr__(self, "evidence", entries)
 
     @classmethod
     def parse(cls, data: bytes) -> InferenceReceipt:
@@ -91,12 +101,7 @@ class InferenceReceipt:
             MalformedError: with a reason that names the layer at fault.
             UnsupportedError: for a version or algorithm that is not known.
         """
-        envelope = open_envelope(data, content_type=STATEMENT_TYPE)
-        return cls(
-            envelope=envelope,
-            unverified_statement=InferenceStatement.decode(envelope.payload),
-            evidence=[EvidenceEntry.from_row(row) for row in envelope.evidence],
-        )
+        return cls(open_envelope(data, content_type=STATEMENT_TYPE))
 
     def encode(self) -> bytes:
         """Return the wire form; `parse` of it gives an equal receipt."""
