@@ -14,9 +14,9 @@ from verispect.core.errors import MalformedError, Reason, RequestError
 
 if TYPE_CHECKING:
     from verispect.models.blobs import Progress
-    from verispect.models.qualification import Qualification
+    from verispect.models.qualification import Qualification, Subject
     from verispect.models.registry import ModelRegistry
-    from verispect.models.verified import RegisteredModel
+    from verispect.models.verified import RegisteredModel, VerifiedFiles
 
 _PROGRESS_BYTES = 16 * 1024 * 1024
 
@@ -206,20 +206,18 @@ def _qualify(registry: ModelRegistry, arguments: argparse.Namespace) -> None:
     from verispect.models.qualification import qualify, record_qualification, unqualified
 
     model = registry.resolve(arguments.name)
-    outcome = qualify(_subject(registry, model), unqualified(model))
+    if model.manifest.remote is not None:
+        raise RequestError("a remote model cannot be qualified: its engine is not ours")
+    with registry.open_verified(model) as files:
+        outcome = qualify(_subject(files), unqualified(model))
     qualified = record_qualification(registry, model, outcome)
     _print_outcome(outcome)
     print(f"before {model.model_id.hex()}")
     print(f"after  {qualified.model_id.hex()}")
 
 
-def _subject(registry: ModelRegistry, model: RegisteredModel) -> Any:
-    from verispect.models.manifest import ModelFormat
-
-    if model.manifest.model_format is ModelFormat.REMOTE:
-        raise RequestError("a remote model cannot be qualified: its engine is not ours")
-    files = registry.open_verified(model)
-    if model.manifest.model_format is ModelFormat.ONNX:
+def _subject(files: VerifiedFiles) -> Subject:
+    if files.manifest.graph is not None:
         from verispect.cli.qualification import OnnxSubject
 
         return OnnxSubject(files)

@@ -258,16 +258,21 @@ class EngineRequirement:
     """Comma-separated `==`, `>=` and `<` clauses over dotted numbers; empty means any."""
 
     def accepts(self, name: str, version: str) -> bool:
-        """Tell whether the engine `name` at `version` meets the requirement."""
+        """Tell whether an engine meets the requirement.
+
+        Args:
+            name: its name.
+            version: its version, possibly behind the name of its wheel.
+        """
         if name != self.name:
             return False
         if not self.versions:
             return True
-        actual = re.match(r"[0-9]+(?:\.[0-9]+)*", version)
+        actual = re.search(r"(?:^| )([0-9]+(?:\.[0-9]+)*)", version)
         if actual is None:
             return False
         return all(
-            _meets(actual.group(), *clause) for clause in _VERSION_CLAUSE.findall(self.versions)
+            _meets(actual.group(1), *clause) for clause in _VERSION_CLAUSE.findall(self.versions)
         )
 
     def to_content(self) -> dict[str, Any]:

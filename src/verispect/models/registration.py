@@ -2,7 +2,8 @@
 
 The source is read once, into the registry's own storage; what is parsed, digested and registered
 is that copy, so a source that changes meanwhile cannot split the two. It refuses symbolic links
-in external data, files that are neither GGUF nor ONNX, and addresses that carry secrets.
+in external data, files that are neither GGUF nor ONNX, and addresses that carry secrets. It does
+not register adapters yet, because no engine applies them; the manifest has their place.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from verispect.models import gguf
 from verispect.models.blobs import Progress, StoredBlob
 from verispect.models.catalogue import locate
 from verispect.models.components import (
-    AdapterEntry,
     ChatTemplate,
     EngineRequirement,
     FileEntry,
@@ -38,7 +38,6 @@ from verispect.models.manifest import ModelFormat, ModelManifest
 from verispect.models.merkle import tensor_root
 from verispect.models.onnx_file import MAX_ONNX_BYTES, read_onnx
 from verispect.models.registry import ModelRegistry, RegistryWriter
-from verispect.models.strict_map import is_decimal
 from verispect.models.verified import RegisteredModel
 
 CHAT_TEMPLATE_FILE: Final = "chat-template.jinja"
@@ -68,8 +67,6 @@ class Details:
 
     chat_template: str | None = None
     """Text that replaces the template in the file."""
-    adapters: Sequence[tuple[Path, str]] = ()
-    """Files and scales, in order."""
     generation_defaults: Mapping[str, int | float] = field(default_factory=dict)
     distribution: str | None = None
     version: str | None = None
@@ -231,12 +228,6 @@ def _gguf_manifest(
             FileEntry(CHAT_TEMPLATE_FILE, FileRole.CHAT_TEMPLATE, stored.size, stored.digest)
         )
         template = ChatTemplate(origin, stored.digest)
-    adapters = []
-    for path, scale in details.adapters:
-        files.append(_store_adapter(writer, path))
-        if not is_decimal(scale):
-            raise RequestError("the scale of an adapter is a decimal in its shortest form")
-        adapters.append(AdapterEntry(files[-1].name, scale))
     return ModelManifest(
         model_format=ModelFormat.GGUF,
         identity=ModelIdentity.LOCAL_WEIGHTS,
@@ -246,7 +237,6 @@ def _gguf_manifest(
         language=language,
         chat_template=template,
         parent=details.parent,
-        adapters=tuple(adapters),
         generation_defaults={
             **_NO_DEFAULTS,
             **_file_defaults(header),
@@ -306,30 +296,14 @@ def _store_template(writer: RegistryWriter, text: str) -> StoredBlob:
     return writer.store_bytes(content)
 
 
-def _store_adapter(writer: RegistryWriter, path: Path) -> FileEntry:
-    descriptor = _open(path)
-    try:
-        stored = writer.store_file(descriptor)
-    finally:
-        os.close(descriptor)
-    with (
-        stored.path.open("rb") as source,
-        mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ) as mapping,
-        memoryview(mapping) as data,
-    ):
-        gguf.read_header(data)
-    name = check_file_name(f"adapters/{path.name}", reason=Reason.MALFORMED_MODEL)
-    return FileEntry(name, FileRole.ADAPTER, stored.size, stored.digest)
-
-
 # -- ONNX ---------------------------------------------------------------------------------------
 
 
 def _onnx_manifest(
     writer: RegistryWriter, path: Path, main: StoredBlob, details: Details
 ) -> ModelManifest:
-    if details.chat_template is not None or details.adapters:
-        raise RequestError("an onnx model takes no chat template and no adapters")
+    if details.chat_template is not None:
+        raise RequestError("an onnx model takes no chat template")
     if main.size > MAX_ONNX_BYTES:
         raise MalformedError("the onnx file is too large", reason=Reason.TOO_LARGE)
     parsed = read_onnx(writer.load(main))
