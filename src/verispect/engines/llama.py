@@ -10,8 +10,6 @@ This module refuses chat where the model has no template, and content that is no
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -30,6 +28,7 @@ from verispect.engines.interface import (
     Sampling,
     TokenLogprob,
 )
+from verispect.engines.llama_answers import call_context, read_delta, read_logprob
 from verispect.engines.llama_parameters import (
     CONSTANT_CHAIN,
     MAX_TOP_LOGPROBS,
@@ -271,7 +270,7 @@ class LlamaModel:
         }
         reader = ToolCallReader(
             active=bool(prepared.constraints.get("tool_calls")),
-            context=_call_context(tokens, sampling),
+            context=call_context(tokens, sampling),
         )
         produced = 0
         self._enter()
@@ -281,7 +280,7 @@ class LlamaModel:
                     if "error" in answer:
                         raise EngineError("the grammar failed", reason=Reason.ENGINE_FAILED)
                     produced += 1
-                    delta = _delta(answer, reader, len(tokens), produced)
+                    delta = read_delta(answer, reader, len(tokens), produced)
                     if delta is not None:
                         yield delta
                     if answer["finish"] is not None:
@@ -318,7 +317,7 @@ class LlamaModel:
                 async for answer in answers:
                     if "finish" in answer:
                         break
-                    entries.extend(_logprob(entry) for entry in answer["entries"])
+                    entries.extend(read_logprob(entry) for entry in answer["entries"])
         finally:
             self._active -= 1
         return entries
@@ -381,54 +380,3 @@ def _settings(options: LlamaOptions, context_tokens: int) -> dict[str, Any]:
         "logprob_decimals": LOGPROB_DECIMALS,
         **CONSTANT_CHAIN,
     }
-
-
-def _call_context(tokens: Sequence[int], sampling: Sampling) -> bytes:
-    content = json.dumps([list(tokens), sampling.to_content()], sort_keys=True)
-    return hashlib.sha256(content.encode()).digest()
-
-
-def _delta(
-    answer: dict[str, Any], reader: ToolCallReader, prompt_tokens: int, produced: int
-) -> Delta:
-    text, calls = reader.push(answer["text"])
-    finish = answer["finish"]
-    if finish is None:
-        return Delta(
-            text=text,
-            token_ids=(answer["token"],),
-            logprobs=tuple(_logprob(entry) for entry in answer["entries"]),
-            tool_calls=tuple(calls),
-        )
-    text += reader.finish()
-    return Delta(
-        text=text,
-        token_ids=(answer["token"],),
-        logprobs=tuple(_logprob(entry) for entry in answer["entries"]),
-        tool_calls=tuple(calls),
-        finish_reason="tool_calls" if finish == "stop" and reader.count else finish,
-        prompt_tokens=prompt_tokens,
-        completion_tokens=produced,
-    )
-
-
-def _logprob(entry: Sequence[Any]) -> TokenLogprob:
-    token, hexadecimal, logprob, alternatives = entry
-    text, exact = _token_text(hexadecimal)
-    return TokenLogprob(
-        token=text,
-        token_id=token,
-        logprob=logprob,
-        alternatives=tuple(
-            (_token_text(other)[0], number, value) for number, other, value in alternatives
-        ),
-        token_bytes=exact,
-    )
-
-
-def _token_text(hexadecimal: str) -> tuple[str, bytes | None]:
-    data = bytes.fromhex(hexadecimal)
-    try:
-        return data.decode(), None
-    except UnicodeDecodeError:
-        return data.decode("utf-8", "replace"), data

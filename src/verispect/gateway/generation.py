@@ -191,7 +191,7 @@ async def prepare_generation(
     """
     inference.use_engine(model.identity)
     runs: list[Run] = []
-    sampling = requested
+    sampling = inference.with_defaults(requested)
     for source in sources:
         prepared = await model.prepare(source)
         # The seed that the first prompt was given holds for the others too.

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 from verispect.core.errors import ModelError, Reason, RequestError
 from verispect.engines.interface import EngineIdentity, Lane, LanguageModel, TensorModel
-from verispect.engines.llama import LlamaModel, LlamaSettings
+from verispect.engines.llama import LlamaModel, LlamaOptions
 from verispect.engines.onnx import OnnxEngine
-from verispect.engines.upstream import UpstreamModel
+from verispect.engines.upstream import UpstreamModel, UpstreamSettings
 from verispect.gateway.serving import ServedModel
 from verispect.models.components import FileRole
 from verispect.models.manifest import ModelFormat
@@ -145,13 +145,14 @@ class RegistryPool:
         files = await asyncio.to_thread(self._registry.open_verified, model)
         with files:
             template = model.manifest.file(FileRole.CHAT_TEMPLATE)
+            options = LlamaOptions(lane=lane)
+            if self._options.llama_threads is not None:
+                options = replace(options, threads=self._options.llama_threads)
             language = await LlamaModel.start(
-                model_path=files.main_sealed.path,
-                file_descriptor=files.main_sealed.descriptor,
+                files.main_sealed.path,
                 chat_template=files.content(template.name).decode() if template else None,
-                lane=lane,
-                settings=LlamaSettings(threads=self._options.llama_threads),
-                defaults=model.manifest.generation_defaults,
+                options=options,
+                file_descriptor=files.main_sealed.descriptor,
             )
         try:
             _check_engine(model, language.identity)
@@ -164,11 +165,14 @@ class RegistryPool:
         remote = model.manifest.remote
         assert remote is not None  # The manifest of a remote model was validated to have one.
         keys = self._options.upstream_keys or {}
-        return UpstreamModel(
+        settings = UpstreamSettings(
             base_url=remote.base_url,
             model=remote.upstream_model,
             api_key=keys.get(model.name),
+            # The manifest names the scheme, so plain HTTP was the operator's explicit choice.
+            unsafe_plain_http=remote.scheme == "http",
         )
+        return UpstreamModel(settings)
 
 
 def _served(model: RegisteredModel) -> ServedModel:
@@ -182,6 +186,7 @@ def _served(model: RegisteredModel) -> ServedModel:
         identity=manifest.identity,
         determinism=manifest.determinism.determinism,
         lanes=_LANES[manifest.model_format],
+        generation_defaults=manifest.generation_defaults,
     )
 
 

@@ -31,7 +31,7 @@ from verispect.core.statement import (
     ServedLane,
 )
 from verispect.core.stream import StreamChain, sign_interim
-from verispect.engines.interface import EngineIdentity, Lane
+from verispect.engines.interface import EngineIdentity, Lane, Sampling
 from verispect.gateway.assurance import caller_nonce, required_assurance
 from verispect.gateway.http import HttpRequest
 from verispect.gateway.metrics import Metrics
@@ -167,6 +167,14 @@ class Inference:
             ("verispect-inference", self.identifier),
             ("verispect-opening-key", self._recorder.opening_key(self._id)),
         ]
+
+    def with_defaults(self, sampling: Sampling) -> Sampling:
+        """Return `sampling` with the defaults of the model's manifest where it does not say."""
+        defaults = self._served.generation_defaults
+        missing: dict[str, Any] = {
+            name: v for name, v in defaults.items() if getattr(sampling, name) is None
+        }
+        return replace(sampling, **missing) if missing else sampling
 
     def use_engine(self, identity: EngineIdentity) -> None:
         """Record the engine that runs the model."""

@@ -6,8 +6,8 @@ was hashed is what the engine gets; a model whose bytes changed is refused.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from verispect.core.encoding import Digest
@@ -29,6 +29,8 @@ class ServedModel:
     identity: ModelIdentity
     determinism: Determinism
     lanes: tuple[Lane, ...] = (Lane.THROUGHPUT,)
+    generation_defaults: Mapping[str, int | float] = field(default_factory=dict)
+    """Sampler settings of the manifest, for a request that does not say."""
 
 
 class ModelPool(Protocol):
