@@ -45,9 +45,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code."""
     parsed = build_parser().parse_args(arguments)
-    run = {module.__name__.rpartition(".")[2]: module.run for module in _COMMANDS}[parsed.command]
+    commands = {module.__name__.rpartition(".")[2]: module for module in _COMMANDS}
     try:
-        return run(parsed)
+        code: int = commands[parsed.command].run(parsed)
+        return code
     except Error as error:
         print(f"verispect: error: {error.message} ({error.reason.value})", file=sys.stderr)
         return exit_code(error)

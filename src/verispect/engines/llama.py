@@ -251,6 +251,10 @@ class LlamaModel:
             constraints={"tool_calls": calls},
         )
 
+    def finalize(self, prepared: PreparedInput, sampling: Sampling) -> PreparedInput:  # noqa: ARG002
+        """Return `prepared`: what it records is what the model is given."""
+        return prepared
+
     async def generate(self, prepared: PreparedInput, sampling: Sampling) -> AsyncIterator[Delta]:
         """Yield deltas as they are generated; closing the iterator stops the work.
 
