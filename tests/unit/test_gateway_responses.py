@@ -7,10 +7,12 @@ import time
 
 import openai
 import pytest
+from pydantic import BaseModel
 from running_gateway import chain_of, run_gateway
 
 from verispect.core.commitments import Part
 from verispect.core.encoding import from_base64url
+from verispect.gateway.response_store import MAX_STORED_BYTES
 from verispect.testing.echo_model import EchoLanguageModel
 
 LOGPROBS = "message.output_text.logprobs"
@@ -151,6 +153,19 @@ def test_a_tool_round_trip(gateway):
         model="echo", previous_response_id=first.id, input=outputs, tools=[WEATHER, other]
     )
     assert third.output_text == "sunny"
+
+
+class Weather(BaseModel):
+    """What a caller wants to have parsed."""
+
+    city: str
+    degrees: int
+
+
+def test_the_official_client_parses_structured_output(gateway):
+    """A schema from a Pydantic model comes back as an instance of it."""
+    response = gateway.openai().responses.parse(model="echo", input="hi", text_format=Weather)
+    assert response.output_parsed == Weather(city="echo", degrees=7)
 
 
 # -- Conversations ------------------------------------------------------------------------------
@@ -322,6 +337,21 @@ def test_the_receipt_of_a_stream_covers_the_events_that_were_shown(gateway):
     assert verified.opened[Part.PARAMETERS]["stream"] is True
 
 
+def test_interim_signatures_do_not_disturb_the_official_client(gateway):
+    """A long stream carries signatures that clients skip and the chain leaves out."""
+    words = " ".join(["word"] * 70)
+    answer = post(gateway, stream=True, input=words, max_output_tokens=1000)
+    assert answer.content.count(b"\n: verispect-interim ") == 2
+    payloads = payloads_of(answer.content)
+    member = json.loads(payloads[-1])["response"]["verispect"]
+    binding = chain_of(member["inference"], payloads[:-1])
+    gateway.verify(member, answer.headers["verispect-opening-key"], stream=binding)
+    with gateway.openai().responses.stream(
+        model="echo", input=words, max_output_tokens=1000
+    ) as stream:
+        assert stream.get_final_response().output_text == words
+
+
 def test_an_incomplete_stream_ends_with_its_own_event(gateway):
     """A cut by length is `response.incomplete`, as at OpenAI."""
     events = events_of(post(gateway, stream=True, input="one two", max_output_tokens=4).text)
@@ -364,6 +394,17 @@ def test_an_engine_that_cannot_start_is_a_plain_error(tmp_path):
             answer = post(gateway, stream=stream)
             assert answer.status_code == 500
             assert answer.json()["error"]["code"] == "engine-failed"
+
+
+def test_a_response_that_cannot_be_stored_is_not_answered_as_if_it_were(tmp_path):
+    """A failing store is an error, plain and in-band, unless nothing was to be stored."""
+    with run_gateway(tmp_path, EchoLanguageModel()) as gateway:
+        gateway.state.responses.close()
+        answer = post(gateway)
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "store-failed")
+        events = events_of(post(gateway, stream=True).text)
+        assert events[-1]["type"] == "response.failed"
+        assert post(gateway, store=False).status_code == 200
 
 
 def test_a_cut_stream_leaves_a_receipt_of_exactly_what_was_sent(tmp_path):
@@ -425,7 +466,13 @@ def wait_for_receipt(gateway, inference: str) -> dict[str, str]:
         ({"input": [{"role": "user", "content": "a"}] * 3000}, "input"),
         ({"previous_response_id": "resp_unknown"}, "previous_response_id"),
         ({"previous_response_id": "x" * 1000}, "previous_response_id"),
-        ({"input": "x" * 10_000}, "messages"),
+        ({"input": "x" * 10_000}, "input"),
+        ({"max_output_tokens": 10_000}, "max_output_tokens"),
+        ({"input": "x" * (MAX_STORED_BYTES // 2)}, "store"),
+        (
+            {"input": [{"role": "user", "content": [{"type": "input_text", "text": 5}]}]},
+            "input[0].content[0].text",
+        ),
     ],
 )
 def test_bad_input_is_refused_before_the_model_runs(gateway, fields, parameter):

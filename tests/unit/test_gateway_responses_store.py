@@ -111,6 +111,17 @@ async def test_a_response_too_large_to_store_is_refused(store, monkeypatch):
     assert refusal.value.reason is Reason.TOO_LARGE
 
 
+async def test_a_chain_is_bounded_in_bytes(store, monkeypatch):
+    """A conversation of few but huge responses is refused too."""
+    monkeypatch.setattr(response_store, "MAX_CHAIN_BYTES", 10)
+    await store.put(make("resp_a"))
+    await store.put(make("resp_b", "resp_a"))
+    assert await store.find_chain("resp_a", now=NOW) is not None
+    with pytest.raises(RequestError) as refusal:
+        await store.find_chain("resp_b", now=NOW)
+    assert refusal.value.reason is Reason.TOO_LARGE
+
+
 @pytest.mark.parametrize("identifier", ["resp_unknown", "", "x" * 10_000, "' OR 1=1 --"])
 async def test_an_unknown_id_is_unknown(store, identifier):
     """No id but the exact one finds anything."""

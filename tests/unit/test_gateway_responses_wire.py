@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from verispect.core.errors import Reason, RequestError
+from verispect.core.errors import Error, Reason, RequestError
 from verispect.gateway.limits import Limits
 from verispect.gateway.responses_items import MAX_ITEMS
 from verispect.gateway.responses_wire import ResponsesBody, ResponsesRequest, read_request
@@ -21,6 +24,35 @@ WEATHER = {
     "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
     "strict": True,
 }
+
+
+_WORDS = st.sampled_from(
+    [
+        "type",
+        "role",
+        "content",
+        "id",
+        "message",
+        "function_call",
+        "function_call_output",
+        "user",
+        "assistant",
+        "system",
+        "input_text",
+        "output_text",
+        "refusal",
+        "input_image",
+        "image_url",
+        "text",
+        "call_id",
+        "name",
+        "arguments",
+        "output",
+        "function",
+        "format",
+        "json_schema",
+    ]
+)
 
 
 def read(**fields: Any) -> ResponsesRequest:
@@ -153,6 +185,11 @@ def test_values_that_ask_for_nothing_are_accepted():
     )
     assert request.text_format == {"type": "text"}
     assert request.accepted == {
+        "background": False,
+        "truncation": "disabled",
+        "reasoning": {"effort": None, "summary": None},
+        "service_tier": "auto",
+        "stream_options": {"include_obfuscation": False},
         "include": ["reasoning.encrypted_content"],
         "metadata": {"a": "b"},
         "user": "u",
@@ -249,3 +286,26 @@ def test_an_earlier_conversation_counts_towards_the_limit():
     earlier = list(read(input=[{"role": "user", "content": "a"}] * MAX_ITEMS).items)
     with pytest.raises(RequestError, match="items in a conversation"):
         read().to_chat(earlier)
+
+
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_WORDS | st.text(), inner),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(field=st.sampled_from(sorted(ResponsesBody.__struct_fields__)), value=_JSON)
+def test_any_value_of_any_field_is_understood_or_refused(field, value):
+    """No JSON value makes reading fail with anything but one of our errors."""
+    with contextlib.suppress(Error):
+        read_body({"model": "m", "input": "hi", field: value}).to_chat([])
+
+
+@settings(max_examples=200, deadline=None)
+@given(item=st.dictionaries(_WORDS, _JSON | _WORDS, max_size=6))
+def test_any_item_is_understood_or_refused(item):
+    """No input item makes reading or converting fail with anything but one of our errors."""
+    with contextlib.suppress(Error):
+        read_body({"model": "m", "input": [item]}).to_chat([])

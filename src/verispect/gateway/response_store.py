@@ -35,6 +35,9 @@ MAX_STORED_BYTES: Final = 8 * 1024 * 1024
 MAX_CHAIN_LENGTH: Final = 128
 """Longest conversation through `previous_response_id`, in responses."""
 
+MAX_CHAIN_BYTES: Final = 32 * 1024 * 1024
+"""Largest conversation, as JSON of its responses and input items."""
+
 MAX_IDENTIFIER_CHARACTERS: Final = 128
 """A longer id is unknown without a look into the file."""
 
@@ -102,6 +105,22 @@ class ResponseStore:
                 "the response store cannot be opened", reason=Reason.STORE_FAILED
             ) from error
 
+    @staticmethod
+    def check_room(request_bytes: int) -> None:
+        """Refuse a request that leaves no room for its answer in one row, before any work.
+
+        Raises:
+            RequestError: `too-large`.
+        """
+        # Half of a row is left to the output; what is stored besides came with the request.
+        if request_bytes > MAX_STORED_BYTES // 2:
+            raise RequestError(
+                f"a request of more than {MAX_STORED_BYTES // 2} bytes cannot be stored;"
+                " send store: false",
+                reason=Reason.TOO_LARGE,
+                parameter="store",
+            )
+
     async def put(self, stored: StoredResponse) -> None:
         """Store one response, and drop what is beyond retention or the row limit.
 
@@ -137,7 +156,7 @@ class ResponseStore:
             conversation is never passed off as the whole.
 
         Raises:
-            RequestError: `too-large` for a chain beyond `MAX_CHAIN_LENGTH`.
+            RequestError: `too-large` beyond `MAX_CHAIN_LENGTH` or `MAX_CHAIN_BYTES`.
             StoreError: `store-failed`.
         """
         if len(identifier) > MAX_IDENTIFIER_CHARACTERS:
@@ -187,9 +206,11 @@ class ResponseStore:
 
     def _find(self, identifier: str, now: int) -> StoredResponse | None:
         with self._lock:
-            return self._read(identifier, now)
+            found = self._read(identifier, now)
+        return found[0] if found is not None else None
 
-    def _read(self, identifier: str, now: int) -> StoredResponse | None:
+    def _read(self, identifier: str, now: int) -> tuple[StoredResponse, int] | None:
+        """Return a response and how many characters it takes."""
         rows = self._execute(
             "SELECT identifier, previous, created_at, response, input_items FROM response"
             " WHERE identifier = ? AND created_at > ?",
@@ -198,22 +219,29 @@ class ResponseStore:
         if not rows:
             return None
         found, previous, created_at, response, items = rows[0]
-        return StoredResponse(found, previous, created_at, json.loads(response), json.loads(items))
+        stored = StoredResponse(
+            found, previous, created_at, json.loads(response), json.loads(items)
+        )
+        return stored, len(response) + len(items)
 
     def _find_chain(self, identifier: str, now: int) -> Sequence[StoredResponse] | None:
         chain: list[StoredResponse] = []
         following: str | None = identifier
+        size = 0
         with self._lock:
             while following is not None:
-                if len(chain) >= MAX_CHAIN_LENGTH:
+                if len(chain) >= MAX_CHAIN_LENGTH or size > MAX_CHAIN_BYTES:
                     raise RequestError(
-                        f"a conversation is limited to {MAX_CHAIN_LENGTH} stored responses",
+                        f"a conversation is limited to {MAX_CHAIN_LENGTH} stored responses"
+                        f" and {MAX_CHAIN_BYTES} bytes",
                         reason=Reason.TOO_LARGE,
                         parameter="previous_response_id",
                     )
-                stored = self._read(following, now)
-                if stored is None:
+                found = self._read(following, now)
+                if found is None:
                     return None
+                stored, characters = found
+                size += characters
                 chain.append(stored)
                 following = stored.previous
         chain.reverse()

@@ -32,6 +32,11 @@ _PREFIX: Final = "/v1/responses/"
 _INPUT_ITEMS: Final = "/input_items"
 _MAXIMUM_PAGE: Final = 100
 _DEFAULT_PAGE: Final = 20
+_PARAMETERS: Final = {
+    "messages": "input",
+    "max_tokens": "max_output_tokens",
+    "response_format": "text.format",
+}
 
 
 async def create_response(
@@ -57,12 +62,17 @@ async def create_response(
         lane=lane,
         assurance=read.assurance,
     )
-    store = _store_for(state, read)
+    store = _store_for(state, read, len(request.body))
     chat, attachments = read.to_chat(await _earlier_items(state, read, request.received_at))
     model = await state.pool.language(served, lane)
-    generation = await prepare_generation(
-        model, [chat], read.sampling, count=1, inference=inference
-    )
+    try:
+        generation = await prepare_generation(
+            model, [chat], read.sampling, count=1, inference=inference
+        )
+    except RequestError as error:
+        # Engines name the fields of chat completions.
+        error.parameter = _PARAMETERS.get(error.parameter or "", error.parameter)
+        raise
     sampling = generation.runs[0].sampling
     _commit_request(inference, read, chat, attachments, sampling, stored=store is not None)
     answer = ResponseInProgress(
@@ -89,12 +99,17 @@ def _stored_responses(state: GatewayState) -> ResponseStore | None:
     return store
 
 
-def _store_for(state: GatewayState, read: ResponsesRequest) -> ResponseStore | None:
+def _store_for(
+    state: GatewayState, read: ResponsesRequest, request_bytes: int
+) -> ResponseStore | None:
     """Return where this response is to be stored, if anywhere."""
     store = _stored_responses(state)
     if store is None and read.store:
         raise RequestError("this server stores no responses; send store: false", parameter="store")
-    return None if read.store is False else store
+    if store is None or read.store is False:
+        return None
+    store.check_room(request_bytes)
+    return store
 
 
 async def _earlier_items(

@@ -32,6 +32,12 @@ _ATTACHMENT_FIELDS: Final = {
     "input_file": ("file_data", "file_id", "file_url", "filename"),
     "input_audio": ("input_audio",),
 }
+_PART_FIELDS: Final = {
+    **_ATTACHMENT_FIELDS,
+    # Annotations and log-probabilities come back with our own output; they say nothing new.
+    **dict.fromkeys(_TEXT_PARTS, ("text", "annotations", "logprobs")),
+    "refusal": ("refusal",),
+}
 _ITEM_FIELDS: Final = {
     "message": {"type", "id", "role", "content", "status", "phase"},
     "function_call": {"type", "id", "call_id", "name", "arguments", "status"},
@@ -209,16 +215,16 @@ def _read_part(part: Any, path: str) -> dict[str, Any]:
     if not isinstance(part, dict):
         raise RequestError("expected an object", parameter=path)
     kind = _string(part, "type", path)
+    allowed = _PART_FIELDS.get(kind)
+    if allowed is None:
+        raise RequestError(f"content parts of type {kind[:64]!r} are not supported", parameter=path)
+    for name in part:
+        if name != "type" and name not in allowed and part[name] is not None:
+            raise RequestError("unknown field of a content part", parameter=f"{path}.{name[:64]}")
     if kind in _TEXT_PARTS:
         return _text(kind, _string(part, "text", path))
     if kind == "refusal":
         return {"type": kind, "refusal": _string(part, "refusal", path)}
-    allowed = _ATTACHMENT_FIELDS.get(kind)
-    if allowed is None:
-        raise RequestError(f"content parts of type {kind[:64]!r} are not supported", parameter=path)
-    for name in part:
-        if name != "type" and name not in allowed:
-            raise RequestError("unknown field of a content part", parameter=f"{path}.{name[:64]}")
     return dict(part)
 
 

@@ -80,7 +80,7 @@ class ResponseFrame:
 
 
 def usage_object(input_tokens: int, output_tokens: int) -> dict[str, Any]:
-    """Return the usage of a response; the details name what this server never counts as zero."""
+    """Return the usage of a response; the details, which no engine reports, are zero."""
     return {
         "input_tokens": input_tokens,
         "input_tokens_details": {"cached_tokens": 0, "cache_write_tokens": 0},

@@ -54,6 +54,16 @@ _INCLUDABLE: Final = frozenset(
     }
 )
 
+_LABELS: Final = (
+    "include",
+    "metadata",
+    "user",
+    "safety_identifier",
+    "prompt_cache_key",
+    "prompt_cache_retention",
+    "previous_response_id",
+)
+
 _Name = Annotated[str, msgspec.Meta(pattern=r"^[a-zA-Z0-9_-]{1,64}\Z")]
 
 
@@ -214,20 +224,16 @@ def read_request(body: ResponsesBody, limits: Limits) -> ResponsesRequest:
         stream=bool(body.stream),
         previous_response_id=body.previous_response_id,
         assurance=body.assurance,
-        accepted={
-            name: getattr(body, name)
-            for name in (
-                "include",
-                "metadata",
-                "user",
-                "safety_identifier",
-                "prompt_cache_key",
-                "prompt_cache_retention",
-                "previous_response_id",
-            )
-            if getattr(body, name) is not None
-        },
+        accepted=_accepted(body),
     )
+
+
+def _accepted(body: ResponsesBody) -> dict[str, Any]:
+    """Return the fields to commit to that no other part of the commitment holds."""
+    names = [*_WITHOUT_EFFECT, *_LABELS]
+    if not body.tools:
+        names += ["tools", "tool_choice", "parallel_tool_calls"]
+    return {name: getattr(body, name) for name in names if getattr(body, name) is not None}
 
 
 # -- Fields -------------------------------------------------------------------------------------
