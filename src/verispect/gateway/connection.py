@@ -1,0 +1,132 @@
+"""uvicorn's HTTP protocol with bounds on what comes before a request is whole.
+
+uvicorn itself waits for the head of a request as long as the caller likes, and lets it grow. Here
+a head has a time limit (slow loris) and a size limit, and bytes that are not HTTP are refused in
+the shape that all our errors have. This module refuses to look at bodies: the dispatcher does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from http import HTTPStatus
+
+import msgspec
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+
+from verispect.core.errors import Error, MalformedError, Reason
+from verispect.gateway.errors import HttpError, error_member
+from verispect.gateway.limits import Limits
+
+
+def make_protocol(limits: Limits) -> type[asyncio.Protocol]:
+    """Return the protocol class for `uvicorn.Config(http=…)`."""
+
+    class Protocol(BoundedHttpProtocol):
+        """The protocol with these limits."""
+
+        limits_of_head = limits
+
+    return Protocol
+
+
+class BoundedHttpProtocol(HttpToolsProtocol):
+    """One connection; `make_protocol` gives it its limits."""
+
+    limits_of_head = Limits()
+
+    _in_head = True
+    """Whether the head of a request is awaited or has begun; not while a connection idles."""
+    _head_bytes = 0
+    _heads = 0
+    """Heads that were whole."""
+    _head_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Start to wait for the first head."""
+        super().connection_made(transport)
+        self._watch_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timer."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        """Note that a head has begun."""
+        self._in_head = True
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Note that the head is whole."""
+        self._in_head = False
+        self._head_bytes = 0
+        self._heads += 1
+        super().on_headers_complete()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse, and bound a head that is not whole yet."""
+        heads, began = self._heads, self._in_head
+        super().data_received(data)
+        if not self._in_head:
+            self._stop_timer()
+            return
+        self._watch_head()
+        if began and heads == self._heads:
+            # Only bytes that are all of one head count: others end a request before it.
+            self._head_bytes += len(data)
+        limits = self.limits_of_head
+        if self._head_bytes > limits.maximum_header_bytes + limits.maximum_target_bytes:
+            self._refuse(
+                HttpError(
+                    "the head of the request is too large", status=431, reason=Reason.TOO_LARGE
+                )
+            )
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words are not needed
+        """Refuse bytes that are not HTTP."""
+        self._refuse(MalformedError("the request is not HTTP", reason=Reason.INVALID_REQUEST))
+
+    def _watch_head(self) -> None:
+        if self._head_timer is None:
+            seconds = self.limits_of_head.header_seconds
+            self._head_timer = self.loop.call_later(seconds, self._head_is_late)
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if not self._head_bytes:
+            # Nothing was asked, so there is nothing to answer.
+            self.transport.close()
+            return
+        seconds = self.limits_of_head.header_seconds
+        self._refuse(
+            HttpError(
+                f"the head of the request did not arrive within {seconds:g} seconds",
+                status=408,
+                reason=Reason.REQUEST_TIMEOUT,
+            )
+        )
+
+    def _refuse(self, error: Error) -> None:
+        """Answer and close; a response under way is cut, since nothing can follow it."""
+        self._stop_timer()
+        if self.transport.is_closing():
+            return
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is None or cycle.response_complete or not cycle.response_started:
+            status, member = error_member(error)
+            body = msgspec.json.encode({"error": member})
+            head = (
+                f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n"
+                f"content-type: application/json\r\ncontent-length: {len(body)}\r\n"
+                "connection: close\r\n\r\n"
+            )
+            self.transport.write(head.encode("ascii") + body)
+        if cycle is not None:
+            # What the application still sends must not follow this.
+            cycle.disconnected = True
+        self.transport.close()
