@@ -11,7 +11,6 @@ RUN := .venv/bin/python
 
 export UV_PYTHON_DOWNLOADS := never
 export PYTHONDONTWRITEBYTECODE := 1
-export PYTHONWARNDEFAULTENCODING := 0
 
 .PHONY: help
 help:  ## Show the targets

@@ -137,7 +137,9 @@ class Verifier:
         failed = any(check.status is CheckStatus.FAILED for check in checks)
         claims = combine(appraised if root_usable and not failed else [])
         checks.append(_check_policy(policy, claims))
-        not_covered += _uncovered(claims, statement, opened)
+        if failed:
+            not_covered.append("every claim: a check failed, so none counts")
+        not_covered += _uncovered(claims, statement, opened, failed=failed)
         if statement.stream is not None and expected.stream is None:
             not_covered.append("the chunks of the stream: not compared with those shown")
         if statement.assurance != policy.digest():
@@ -334,9 +336,11 @@ _NOBODY_STATES: Final = {claim: f"{claim.value}: nobody states it" for claim in 
 
 
 def _uncovered(
-    claims: ClaimSources, statement: InferenceStatement, opened: OpenedParts
+    claims: ClaimSources, statement: InferenceStatement, opened: OpenedParts, *, failed: bool
 ) -> list[str]:
-    lines = [line for claim, line in _NOBODY_STATES.items() if claims[claim] == _UNSTATED]
+    lines = [
+        line for claim, line in _NOBODY_STATES.items() if claims[claim] == _UNSTATED and not failed
+    ]
     if statement.model.identity is ModelIdentity.UPSTREAM_REPORTED:
         lines.append("the model's weights: an upstream service reported its own name")
     unopened = [part.label for part in statement.commitments if part not in opened]
