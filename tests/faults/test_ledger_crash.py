@@ -79,13 +79,15 @@ class Victim:
         self.begun.set()
 
     def kill(self):
-        died_before = self.process.poll()
+        self.ended_by_itself = self.process.poll() is not None
         self.process.kill()
         self.process.wait()
         self.reading.join()
         self.process.stdout.close()
-        assert died_before is None, "the process ended by itself"
-        return list(ACKNOWLEDGEMENT.iter_unpack(self.acknowledged))
+
+    def acknowledgements(self):
+        assert not self.ended_by_itself, "the process ended before it was killed"
+        return ACKNOWLEDGEMENT.iter_unpack(self.acknowledged)
 
 
 def stored_receipts(directory, above):
@@ -97,6 +99,21 @@ def stored_receipts(directory, above):
         ).fetchall()
 
 
+def run_and_kill(directory, number, chance):
+    victims = [Victim(directory) for _ in range(2 if number % TWO_PROCESSES_EVERY == 0 else 1)]
+    if number % 8 == 7:
+        # Not yet at work: somewhere in start-up, recovery or the first commits.
+        time.sleep(chance.uniform(0.05, 0.4))
+    else:
+        for victim in victims:
+            victim.begun.wait(30)
+        time.sleep(chance.uniform(0, 0.15))
+    chance.shuffle(victims)
+    for victim in victims:
+        victim.kill()
+    return victims
+
+
 @pytest.mark.slow
 def test_kill_at_any_moment_loses_nothing_acknowledged(tmp_path):
     """After each of many kills every acknowledged receipt is there and no number came twice."""
@@ -104,18 +121,10 @@ def test_kill_at_any_moment_loses_nothing_acknowledged(tmp_path):
     directory = tmp_path / "store"
     everything, all_acknowledged, streams = [], {}, set()
     for number in range(ROUNDS):
-        victims = [Victim(directory) for _ in range(2 if number % TWO_PROCESSES_EVERY == 0 else 1)]
-        if number % 8 == 7:
-            # Not yet at work: somewhere in start-up, recovery or the first commits.
-            time.sleep(chance.uniform(0.05, 0.4))
-        else:
-            for victim in victims:
-                assert victim.begun.wait(30)
-            time.sleep(chance.uniform(0, 0.15))
-        chance.shuffle(victims)
+        victims = run_and_kill(directory, number, chance)
         fresh = {}
         for victim in victims:
-            for kind, sequence, name in victim.kill():
+            for kind, sequence, name in victim.acknowledgements():
                 if kind == b"S":
                     streams.add(name[:16])
                     continue

@@ -141,6 +141,8 @@ class ReceiptStore:
                     clock=clock,
                     lock_timeout_seconds=lock_timeout_seconds,
                 )
+                if writer.connection is not None:
+                    undo.callback(writer.connection.close)
                 store = cls(directory, writer, housekeeper)
                 undo.pop_all()
         except OSError as exc:

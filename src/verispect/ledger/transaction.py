@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -89,7 +90,7 @@ class Transaction:
     connection: sqlite3.Connection
     issuer: int
     owner: OwnerLock
-    streams: frozenset[bytes] | set[bytes]
+    streams: AbstractSet[bytes]
     """Inference ids of the streams that this process holds open; not changed here."""
 
     clock: Callable[[], int]

@@ -117,7 +117,9 @@ class Writer(threading.Thread):
         else:
             return
         for waiting in writes:
-            waiting.outcome = StoreError(*outcome.args, reason=outcome.reason)
+            # One each: a raised exception is changed by the frames that it passes.
+            waiting.outcome = StoreError(outcome.message, reason=outcome.reason)
+            waiting.outcome.__cause__ = outcome.__cause__
 
     def _commit(self, batch: list[Waiting]) -> None:
         try:
@@ -175,12 +177,13 @@ class Writer(threading.Thread):
         connection = self.connection
         if connection is None:
             return
+        usable = isinstance(cause, sqlite3.IntegrityError)
         try:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
         except sqlite3.Error:
-            cause = OSError()
-        if not isinstance(cause, sqlite3.IntegrityError):
+            usable = False
+        if not usable:
             # After a failed write, a fresh connection reads what is on disk, not what was cached.
             self.connection = None
             connection.close()
