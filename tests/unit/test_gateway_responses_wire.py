@@ -28,31 +28,12 @@ WEATHER = {
 
 _WORDS = st.sampled_from(
     [
-        "type",
-        "role",
-        "content",
-        "id",
-        "message",
-        "function_call",
-        "function_call_output",
-        "user",
-        "assistant",
-        "system",
-        "input_text",
-        "output_text",
-        "refusal",
-        "input_image",
-        "image_url",
-        "text",
-        "call_id",
-        "name",
-        "arguments",
-        "output",
-        "function",
-        "format",
+        "type", "role", "content", "id", "message", "function_call", "function_call_output",
+        "user", "assistant", "system", "input_text", "output_text", "refusal", "input_image",
+        "image_url", "text", "call_id", "name", "arguments", "output", "function", "format",
         "json_schema",
     ]
-)
+)  # fmt: skip
 
 
 def read(**fields: Any) -> ResponsesRequest:
