@@ -36,7 +36,7 @@ MAX_REPORTED_CHARACTERS: Final = 256
 MAX_TOKENS: Final = (1 << 53) - 1
 """Upper limit of a token count."""
 
-_FINISH_REASONS: Final = frozenset({"stop", "length", "tool_calls", "content_filter"})
+_FINISH_REASONS: Final = ("stop", "length", "tool_calls", "content_filter")
 
 
 def fail(what: str) -> NoReturn:
