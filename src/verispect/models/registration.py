@@ -8,8 +8,10 @@ not register adapters yet, because no engine applies them; the manifest has thei
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
+import stat
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -37,7 +39,7 @@ from verispect.models.interfaces import parse_endpoint
 from verispect.models.manifest import ModelFormat, ModelManifest
 from verispect.models.merkle import tensor_root
 from verispect.models.onnx_file import MAX_ONNX_BYTES, read_onnx
-from verispect.models.registry import ModelRegistry, RegistryWriter
+from verispect.models.registry import ModelRegistry, RegistryWriter, is_model_name
 from verispect.models.verified import RegisteredModel
 
 CHAT_TEMPLATE_FILE: Final = "chat-template.jinja"
@@ -103,6 +105,8 @@ def register_file(
         StoreError: `store-failed`.
     """
     details = details or Details()
+    if not is_model_name(name):
+        raise ModelError("the name of the model is not allowed", reason=Reason.INVALID_REQUEST)
     with registry.writing() as writer:
         descriptor = _open(path)
         try:
@@ -178,7 +182,12 @@ def register_remote(
 
 def _open(path: Path) -> int:
     try:
-        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # Non-blocking, so that opening a pipe does not wait for its other end.
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            return descriptor
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "it is not a regular file")
     except OSError as error:
         raise ModelError(
             f"file {path.name} cannot be opened: {error.strerror}", reason=Reason.MODEL_NOT_FOUND
