@@ -45,8 +45,10 @@ class NativeModel:
         self.vocabulary_size = int(self.library.llama_vocab_n_tokens(self.vocabulary))
         if self.vocabulary_size < 1 or self.library.llama_model_has_encoder(self._model):
             raise LoadError
+        trained = int(self.library.llama_model_n_ctx_train(self._model))
+        self.context_tokens = min(settings["context_tokens"], trained)
         self.context = self._new_context(
-            tokens=settings["context_tokens"] * settings["sequences"],
+            tokens=self.context_tokens * settings["sequences"],
             batch=settings["batch_tokens"],
             sequences=settings["sequences"],
             pooling=native.POOLING_NONE,
@@ -55,16 +57,17 @@ class NativeModel:
         self._pieces: dict[tuple[int, bool], bytes] = {}
 
     def _new_context(self, *, tokens: int, batch: int, sequences: int, pooling: int) -> int:
+        pooled = pooling != native.POOLING_NONE
         parameters = self.library.llama_context_default_params()
         parameters.n_ctx = tokens
         parameters.n_batch = parameters.n_ubatch = batch
         parameters.n_seq_max = sequences
-        parameters.n_outputs_max_per_seq = min(batch, SEQUENCE_OUTPUTS)
+        parameters.n_outputs_max_per_seq = batch if pooled else min(batch, SEQUENCE_OUTPUTS)
         parameters.n_threads = parameters.n_threads_batch = self._settings["threads"]
         parameters.flash_attn_type = native.FLASH_ATTENTION_ENABLED
         parameters.type_k = parameters.type_v = native.TYPE_F16
         parameters.pooling_type = pooling
-        parameters.embeddings = pooling != native.POOLING_NONE
+        parameters.embeddings = pooled
         context = self.library.llama_init_from_model(self._model, parameters)
         if not context:
             raise LoadError
@@ -79,7 +82,6 @@ class NativeModel:
             "library_digest": native.library_digest().hex(),
             "kernel_class": native.kernel_class(information),
             "vocabulary_size": self.vocabulary_size,
-            "trained_context": int(library.llama_model_n_ctx_train(self._model)),
             "context_tokens": int(library.llama_n_ctx_seq(self.context)),
             "bos": self._special_text(library.llama_vocab_bos(self.vocabulary)),
             "eos": self._special_text(library.llama_vocab_eos(self.vocabulary)),
@@ -149,7 +151,7 @@ class NativeModel:
 
     def embed(self, tokens: Sequence[int]) -> list[float]:
         """Return the L2-normalised mean of the last layer's states over `tokens`."""
-        size = self._settings["context_tokens"]
+        size = self.context_tokens
         if self._embedding_context is None:
             # Mean pooling needs the whole input in one physical batch.
             self._embedding_context = self._new_context(

@@ -44,6 +44,7 @@ class WorkerProcess:
         self._starting = asyncio.Lock()
         self._description: dict[str, Any] | None = None
         self._next_identifier = 0
+        self._alive = False
         self._closed = False
 
     @property
@@ -61,7 +62,7 @@ class WorkerProcess:
         async with self._starting:
             if self._closed:
                 raise EngineError("the engine is closed", reason=Reason.ENGINE_UNAVAILABLE)
-            if self._reader is not None and not self._reader.done() and self._description:
+            if self._alive and self._description is not None:
                 return self._description
             return await self._spawn()
 
@@ -92,6 +93,7 @@ class WorkerProcess:
         except BaseException:
             await _end(process, patience_seconds=0)
             raise
+        self._alive = True
         self._reader = asyncio.create_task(self._dispatch(process))
         return description
 
@@ -121,6 +123,8 @@ class WorkerProcess:
                 if inbox is not None:
                     inbox.put_nowait(frame)
         finally:
+            # First, so that no request joins a worker that will not answer it.
+            self._alive = False
             for inbox in self._inboxes.values():
                 inbox.put_nowait(None)
             await _end(process)

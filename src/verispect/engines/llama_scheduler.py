@@ -20,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 
 from verispect.engines import llama_native as native
-from verispect.engines.llama_sampling import Chooser, log_probabilities
+from verispect.engines.llama_sampling import Chooser, GrammarError, log_probabilities
 from verispect.engines.llama_text import Piece, TextAssembler
 
 SCORE_BATCH: Final = 32
@@ -207,7 +207,12 @@ class Scheduler:
         self._emit({"id": job.identifier, "finish": "scored"})
 
     def _generate(self, job: Job, chooser: Chooser, logits: np.ndarray[Any, Any]) -> None:
-        token = chooser.choose(logits)
+        try:
+            token = chooser.choose(logits)
+        except GrammarError:
+            job.finished = True
+            self._emit({"id": job.identifier, "error": "grammar"})
+            return
         job.generated.append(token)
         if self._model.ends_generation(token):
             self._finish(job, token, job.assembler.finish(), "stop")

@@ -67,7 +67,6 @@ class Worker:
             batch_tokens=configuration["batch_tokens"],
             emit=self._emit,
         )
-        self._context_tokens = configuration["context_tokens"]
         self._emit({"ready": self._model.describe()})
 
     def run(self, inbox: queue.Queue[Any]) -> None:
@@ -105,7 +104,7 @@ class Worker:
         from verispect.engines.llama_scheduler import Job
         from verispect.engines.llama_text import TextAssembler
 
-        settings = {**frame["sampling"], "penalty_window": self._context_tokens}
+        settings = {**frame["sampling"], "penalty_window": self._model.context_tokens}
         try:
             chooser = Chooser(
                 self._model.library, self._model.vocabulary, settings, frame["grammar"]

@@ -28,6 +28,8 @@ from verispect.core.errors import RequestError
 from verispect.engines.interface import ToolCall
 
 MAX_TOOLS: Final = 128
+MAX_CALLS: Final = 32
+"""Calls in one answer."""
 MAX_SCHEMA_CHARACTERS: Final = 64 * 1024
 """Of all tools together, and of a response format."""
 
@@ -190,7 +192,8 @@ def build_grammar(use: ToolUse, response_format: Mapping[str, Any] | None) -> st
         rules.append(f"{name}: {head} {name}arguments {json.dumps('}' + _CLOSE)}")
         rules.append(f"{name}arguments: {_json_rule(tool.parameters, lenient=not tool.strict)}")
     rules.append(f"call: {' | '.join(names)}")
-    rules.append('calls: call ("\\n" call)*' if use.parallel else "calls: call")
+    more = MAX_CALLS - 1
+    rules.append(f'calls: call ("\\n" call){{0,{more}}}' if use.parallel else "calls: call")
     start = "start: calls\n" if use.required else "start: answer | calls\n"
     return start + "\n".join(rules) + "\n"
 
