@@ -1,17 +1,25 @@
 """The table of routes: which path, with which method, goes to which coroutine.
 
-Hot paths match exactly; families such as `/v1/models/{id}` match by prefix. Modules of slower
-routes are imported when the table is made, so that a server without an optional engine starts.
+Most paths match exactly; families such as `/v1/models/{id}` match by prefix. What is not in the
+table does not exist: there is no fallback.
 """
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
+from verispect.gateway import (
+    chat,
+    completions,
+    embeddings,
+    health,
+    models,
+    open_inference,
+    receipts,
+    responses,
+)
 from verispect.gateway.http import HttpRequest, HttpResponse, StreamedResponse
 from verispect.gateway.state import GatewayState
 
@@ -60,61 +68,33 @@ class RouteTable:
         return None
 
 
-_MODULE: Final = "verispect.gateway."
+_DISPATCH: Final = {"GET": open_inference.dispatch, "POST": open_inference.dispatch}
 
-# The pattern, the coroutine of each method, and the options of `Route`.
-_TABLE: Final[tuple[tuple[str, Mapping[str, str], Mapping[str, bool]], ...]] = (
-    (
-        "/v1/chat/completions",
-        {"POST": "chat.create_chat_completion"},
-        {"watches_caller": True},
-    ),
-    ("/v1/completions", {"POST": "completions.create_completion"}, {"watches_caller": True}),
-    ("/v1/responses", {"POST": "responses.create_response"}, {"watches_caller": True}),
-    (
+_ROUTES: Final = (
+    Route("/v1/chat/completions", {"POST": chat.create_chat_completion}, watches_caller=True),
+    Route("/v1/completions", {"POST": completions.create_completion}, watches_caller=True),
+    Route("/v1/responses", {"POST": responses.create_response}, watches_caller=True),
+    Route(
         "/v1/responses/{id}",
-        {"GET": "responses.retrieve_response", "DELETE": "responses.delete_response"},
-        {"is_prefix": True},
+        {"GET": responses.retrieve_response, "DELETE": responses.delete_response},
+        is_prefix=True,
     ),
-    ("/v1/embeddings", {"POST": "embeddings.create_embeddings"}, {}),
-    ("/v1/models", {"GET": "models.list_models"}, {}),
-    ("/v1/models/{id}", {"GET": "models.retrieve_model"}, {"is_prefix": True}),
-    ("/v1/receipts/{id}", {"GET": "receipts.retrieve_receipt"}, {"is_prefix": True}),
-    ("/.well-known/verispect", {"GET": "receipts.well_known"}, {}),
-    (
-        "/v2",
-        {"GET": "open_inference.dispatch", "POST": "open_inference.dispatch"},
-        {"takes_tensors": True, "takes_json": False},
-    ),
-    (
-        "/v2/{path}",
-        {"GET": "open_inference.dispatch", "POST": "open_inference.dispatch"},
-        {"takes_tensors": True, "takes_json": False, "is_prefix": True},
-    ),
-    ("/healthz", {"GET": "health.healthz"}, {}),
-    ("/metrics", {"GET": "health.metrics"}, {}),
+    Route("/v1/embeddings", {"POST": embeddings.create_embeddings}),
+    Route("/v1/models", {"GET": models.list_models}),
+    Route("/v1/models/{id}", {"GET": models.retrieve_model}, is_prefix=True),
+    Route("/v1/receipts/{id}", {"GET": receipts.retrieve_receipt}, is_prefix=True),
+    Route("/.well-known/verispect", {"GET": receipts.well_known}),
+    Route("/v2", _DISPATCH, takes_json=False, takes_tensors=True),
+    Route("/v2/{path}", _DISPATCH, is_prefix=True, takes_json=False, takes_tensors=True),
+    Route("/healthz", {"GET": health.healthz}),
+    Route("/metrics", {"GET": health.metrics}),
 )
 
 
 def make_route_table() -> RouteTable:
-    """Import the route modules and return the table."""
-    exact: dict[str, Route] = {}
-    prefixes: list[tuple[str, Route]] = []
-    for pattern, targets, options in _TABLE:
-        methods = {method: _handler(target) for method, target in targets.items()}
-        route = Route(pattern, {m: h for m, h in methods.items() if h is not None}, **options)
-        if not route.methods:
-            continue
-        if route.is_prefix:
-            prefixes.append((pattern[: pattern.index("{")], route))
-        else:
-            exact[pattern] = route
-    return RouteTable(exact, tuple(prefixes))
-
-
-def _handler(target: str) -> Handler | None:
-    module_name, function_name = target.split(".")
-    if importlib.util.find_spec(_MODULE + module_name) is None:
-        return None
-    handler: Handler = getattr(importlib.import_module(_MODULE + module_name), function_name)
-    return handler
+    """Return the table of all routes."""
+    exact = {route.pattern: route for route in _ROUTES if not route.is_prefix}
+    prefixes = tuple(
+        (route.pattern.partition("{")[0], route) for route in _ROUTES if route.is_prefix
+    )
+    return RouteTable(exact, prefixes)

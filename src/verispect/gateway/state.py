@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from verispect.gateway.limits import Limits
 from verispect.gateway.metrics import Metrics
 from verispect.gateway.recording import Recorder
+from verispect.gateway.response_store import ResponseStore
 from verispect.gateway.serving import ModelPool
 
 
@@ -19,6 +20,8 @@ class GatewayState:
     recorder: Recorder
     limits: Limits = field(default_factory=Limits)
     metrics: Metrics = field(default_factory=Metrics)
+    responses: ResponseStore | None = None
+    """Where `/v1/responses` keeps answers; without it `store` must be false."""
     on_start: Callable[[], Awaitable[None]] | None = None
     """Awaited at the start of the application's lifespan."""
     on_stop: Callable[[], Awaitable[None]] | None = None
