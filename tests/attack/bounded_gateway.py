@@ -24,6 +24,7 @@ from verispect.attesters.signer import Issuer
 from verispect.gateway.app import create_app
 from verispect.gateway.connection import make_protocol
 from verispect.gateway.limits import Limits
+from verispect.gateway.published import PublishedRecords
 from verispect.gateway.recording import Recorder
 from verispect.gateway.response_store import ResponseStore
 from verispect.ledger import ReceiptStore
@@ -99,7 +100,12 @@ def run_bounded_gateway(
     responses = ResponseStore(directory / "responses.sqlite")
     state = StateWithResponses(
         pool=EchoPool(model),
-        recorder=Recorder(issuer, store, opening_secret=os.urandom(32)),
+        recorder=Recorder(
+            issuer,
+            store,
+            opening_secret=os.urandom(32),
+            published=PublishedRecords(directory / "records"),
+        ),
         limits=limits,
         responses=responses,
     )

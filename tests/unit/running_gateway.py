@@ -29,6 +29,7 @@ from verispect.core.statement import Determinism, ModelIdentity
 from verispect.core.stream import StreamChain
 from verispect.engines.interface import Lane, LanguageModel, TensorModel
 from verispect.gateway.app import create_app
+from verispect.gateway.published import PublishedRecords
 from verispect.gateway.recording import Recorder
 from verispect.gateway.response_store import ResponseStore
 from verispect.gateway.serving import ServedModel
@@ -142,7 +143,12 @@ def run_gateway(
     responses = ResponseStore(directory / "responses.sqlite") if with_responses else None
     state = StateWithResponses(
         pool=EchoPool(model),
-        recorder=Recorder(issuer, store, opening_secret=os.urandom(32)),
+        recorder=Recorder(
+            issuer,
+            store,
+            opening_secret=os.urandom(32),
+            published=PublishedRecords(directory / "records"),
+        ),
         responses=responses,
     )
     listener = socket.create_server(("127.0.0.1", 0))

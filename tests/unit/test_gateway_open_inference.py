@@ -26,6 +26,7 @@ from verispect.engines.onnx import OnnxEngine
 from verispect.gateway.errors import status_of
 from verispect.gateway.http import HttpRequest, HttpResponse
 from verispect.gateway.open_inference import dispatch
+from verispect.gateway.published import PublishedRecords
 from verispect.gateway.recording import Recorder
 from verispect.gateway.serving import ServedModel
 from verispect.gateway.state import GatewayState
@@ -81,7 +82,15 @@ async def state(tmp_path):
     pool = Pool({"linear": await engine.load(linear()), "house/log": await engine.load(NOT_FINITE)})
     key_id = issuer.signer.public_key.key_id
     async with ReceiptStore.open(tmp_path / "store", issuer_key_id=key_id) as store:
-        yield GatewayState(pool, Recorder(issuer, store, opening_secret=bytes(32)))
+        yield GatewayState(
+            pool,
+            Recorder(
+                issuer,
+                store,
+                opening_secret=bytes(32),
+                published=PublishedRecords(tmp_path / "records"),
+            ),
+        )
     engine.close()
 
 

@@ -19,7 +19,7 @@ from verispect.engines.onnx import OnnxEngine
 from verispect.engines.upstream import UpstreamModel, UpstreamSettings
 from verispect.gateway.serving import ServedModel
 from verispect.models.components import FileRole
-from verispect.models.manifest import ModelFormat
+from verispect.models.manifest import ModelFormat, ModelManifest
 from verispect.models.registry import ModelRegistry, RegisteredModel
 
 _LANES: Final = {
@@ -82,6 +82,10 @@ class RegistryPool:
         if served is None:
             raise ModelError("no model of this name is served", reason=Reason.MODEL_NOT_FOUND)
         return served
+
+    def manifest(self, name: str) -> ModelManifest:
+        """Return the manifest of a served model."""
+        return self._registered[name].manifest
 
     async def language(self, served: ServedModel, lane: Lane) -> LanguageModel:
         """Return the loaded language model of that lane."""

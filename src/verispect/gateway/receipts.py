@@ -25,6 +25,7 @@ from verispect.gateway.state import GatewayState
 from verispect.ledger import StoredReceipt
 
 _PREFIX: Final = "/v1/receipts/"
+_RECORDS: Final = "/v1/records/"
 _OPENINGS: Final = "/openings"
 _RECEIPT_TYPE: Final = 'application/cose; cose-type="cose-sign1"'
 _OPENING_KEY_HEADER: Final = "verispect-opening-key"
@@ -86,6 +87,17 @@ def _openings(state: GatewayState, request: HttpRequest, stored: StoredReceipt) 
             reason=Reason.RECEIPT_NOT_FOUND,
         )
     return HttpResponse(200, openings, "application/cbor", [("cache-control", "no-store")])
+
+
+async def retrieve_record(state: GatewayState, request: HttpRequest) -> HttpResponse:
+    """Answer `GET /v1/records/{digest}`: the manifest or engine identity a statement names."""
+    text = request.path.removeprefix(_RECORDS)
+    record = None
+    if len(text) == 2 * DIGEST_BYTES and _HEX.issuperset(text):
+        record = state.recorder.published.read(bytes.fromhex(text))
+    if record is None:
+        raise HttpError("no such record", status=404, reason=Reason.RECEIPT_NOT_FOUND)
+    return HttpResponse(200, record, "application/cbor")
 
 
 async def well_known(state: GatewayState, request: HttpRequest) -> HttpResponse:  # noqa: ARG001

@@ -35,6 +35,7 @@ from verispect.engines.interface import EngineIdentity, Lane, Sampling
 from verispect.gateway.assurance import caller_nonce, required_assurance
 from verispect.gateway.http import HttpRequest
 from verispect.gateway.metrics import Metrics
+from verispect.gateway.published import PublishedRecords
 from verispect.gateway.recovery import encode_recovery
 from verispect.gateway.serving import ServedModel
 from verispect.ledger import NewReceipt, ReceiptStore, StoredReceipt
@@ -67,6 +68,7 @@ class Recorder:
         issuer: who signs.
         store: where receipts become durable.
         opening_secret: 32 random bytes from which every inference's opening key is derived.
+        published: where engine identities are kept for whoever reads a receipt.
         metrics: counters, where the server keeps any.
     """
 
@@ -76,11 +78,13 @@ class Recorder:
         store: ReceiptStore,
         *,
         opening_secret: bytes,
+        published: PublishedRecords,
         metrics: Metrics | None = None,
     ) -> None:
         self.issuer = issuer
         self.store = store
         self.metrics = metrics
+        self.published = published
         self._opening_secret = opening_secret
 
     def begin(
@@ -178,7 +182,7 @@ class Inference:
 
     def use_engine(self, identity: EngineIdentity) -> None:
         """Record the engine that runs the model."""
-        self._engine = identity.digest()
+        self._engine = self._recorder.published.publish_engine(identity)
 
     def commit(self, part: Part, value: Any) -> None:
         """Commit to JSON-like content (bytes allowed); a part is committed to once."""

@@ -24,6 +24,7 @@ from verispect.gateway.app import Application, create_app
 from verispect.gateway.limits import Limits
 from verispect.gateway.metrics import Metrics
 from verispect.gateway.pool import EngineOptions, RegistryPool
+from verispect.gateway.published import PublishedRecords
 from verispect.gateway.recording import Recorder, mint
 from verispect.gateway.recovery import decode_recovery
 from verispect.gateway.state import GatewayState
@@ -89,8 +90,15 @@ class Service:
             state / "receipts", issuer_key_id=issuer.signer.public_key.key_id
         )
         metrics = Metrics()
+        published = PublishedRecords(state / "records")
+        for name in pool.names():
+            published.publish(pool.manifest(name).to_bytes())
         self.recorder = Recorder(
-            issuer, self.store, opening_secret=_opening_secret(state), metrics=metrics
+            issuer,
+            self.store,
+            opening_secret=_opening_secret(state),
+            published=published,
+            metrics=metrics,
         )
         self.state = GatewayState(
             pool=pool,
