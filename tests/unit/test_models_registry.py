@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from verispect.core.errors import Error, ModelError, Reason, StoreError
+from verispect.core.errors import Error, ModelError, Reason, RequestError, StoreError
 from verispect.models.blobs import BlobStore
 from verispect.models.catalogue import CATALOGUE, locate
 from verispect.models.components import TemplateOrigin
@@ -119,9 +119,10 @@ def test_allowed_names(name: str) -> None:
 def test_refused_names(registry: ModelRegistry, tiny: Path, name: str) -> None:
     """Any other name is refused when adding and unknown when asking."""
     assert not is_model_name(name)
-    with pytest.raises(ModelError) as caught:
+    with pytest.raises(RequestError):
         register_file(registry, name, tiny)
-    assert caught.value.reason is Reason.INVALID_REQUEST
+    with pytest.raises(RequestError):
+        register_remote(registry, name, "https://api.example.com/v1", "big")
     with pytest.raises(ModelError) as caught:
         registry.resolve(name)
     assert caught.value.reason is Reason.MODEL_NOT_FOUND

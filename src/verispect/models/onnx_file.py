@@ -193,8 +193,9 @@ def _facts(model: Any, operators: Iterable[tuple[str, str]]) -> GraphFacts:
     imports: dict[str, int] = {}
     for entry in model.opset_import:
         domain = entry.domain or "ai.onnx"
-        if domain in imports or not 0 <= entry.version <= 1 << 31:
-            raise _malformed("operator sets are imported twice or have no usable version")
+        # Exporters repeat an import; two versions of one domain would leave the choice open.
+        if imports.get(domain, entry.version) != entry.version or not 0 < entry.version < 1 << 31:
+            raise _malformed("an operator set has no version, or two")
         imports[domain] = entry.version
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [port for port in model.graph.input if port.name not in weights]

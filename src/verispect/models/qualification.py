@@ -152,7 +152,7 @@ def classify(results: Sequence[VariationResult]) -> tuple[Determinism, str | Non
         return Determinism.EXACT_BATCH_ONE, None
     largest = 0.0
     for result in unequal:
-        if result.largest is None or not 0 < result.largest <= MAX_TOLERANCE:
+        if result.largest is None or not 0 <= result.largest <= MAX_TOLERANCE:
             return Determinism.NONE, None
         largest = max(largest, result.largest)
     return Determinism.TOLERANT, tolerance(largest)

@@ -101,12 +101,13 @@ def register_file(
         MalformedError: `malformed-model`, `too-large` or `too-deep`.
         UnsupportedError: `unsupported-model` or `unsupported-version`.
         ModelError: `model-exists`, `model-changed` where the digest is not the expected one,
-            `model-not-found` where a file is missing, `invalid-request` for a bad name.
+            `model-not-found` where a file is missing.
+        RequestError: `invalid-request` for a name that is not allowed.
         StoreError: `store-failed`.
     """
     details = details or Details()
     if not is_model_name(name):
-        raise ModelError("the name of the model is not allowed", reason=Reason.INVALID_REQUEST)
+        raise RequestError("the name of the model is not allowed", parameter="name")
     with registry.writing() as writer:
         descriptor = _open(path)
         try:

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Final
 
 from verispect.core.encoding import DIGEST_BYTES, Digest, from_hex
-from verispect.core.errors import Error, ModelError, Reason, StoreError
+from verispect.core.errors import Error, ModelError, Reason, RequestError, StoreError
 from verispect.models.blobs import BlobStore, Progress, SealedFile, StoredBlob, write_atomically
 from verispect.models.components import DeterminismClaim, FileEntry, FileRole
 from verispect.models.manifest import (
@@ -227,13 +227,14 @@ class RegistryWriter:
             replace: let a name that stands for another model stand for this one.
 
         Raises:
-            ModelError: `invalid-request` for a name that is not allowed, `model-exists` where the
-                name stands for another model, `model-changed` where a file is not stored.
+            RequestError: `invalid-request` for a name that is not allowed.
+            ModelError: `model-exists` where the name stands for another model, `model-changed`
+                where a file is not stored.
             StoreError: `store-failed`.
         """
         registry = self._registry
         if not is_model_name(name):
-            raise ModelError("the name of the model is not allowed", reason=Reason.INVALID_REQUEST)
+            raise RequestError("the name of the model is not allowed", parameter="name")
         validate_manifest(manifest)
         model_id = manifest.model_id
         existing = self._existing(name, replace=replace)
