@@ -18,7 +18,7 @@ import uvicorn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 
-from running_gateway import EchoPool, StateWithResponses
+from running_gateway import EchoPool
 
 from verispect.attesters.signer import Issuer
 from verispect.gateway.app import create_app
@@ -27,6 +27,7 @@ from verispect.gateway.limits import Limits
 from verispect.gateway.published import PublishedRecords
 from verispect.gateway.recording import Recorder
 from verispect.gateway.response_store import ResponseStore
+from verispect.gateway.state import GatewayState
 from verispect.ledger import ReceiptStore
 from verispect.testing.echo_model import EchoLanguageModel
 
@@ -40,7 +41,7 @@ class BoundedGateway:
 
     port: int
     model: EchoLanguageModel
-    state: StateWithResponses
+    state: GatewayState
 
     def http(self) -> httpx.Client:
         """Return a plain client."""
@@ -98,7 +99,7 @@ def run_bounded_gateway(
     issuer = Issuer.create(directory / "keys", name="tests", development=False, now=0)
     store = ReceiptStore.open(directory / "receipts", issuer_key_id=issuer.signer.public_key.key_id)
     responses = ResponseStore(directory / "responses.sqlite")
-    state = StateWithResponses(
+    state = GatewayState(
         pool=EchoPool(model),
         recorder=Recorder(
             issuer,

@@ -40,13 +40,6 @@ from verispect.testing.echo_model import EchoLanguageModel
 NAMES = ("echo", "team/echo")
 
 
-@dataclass(frozen=True, slots=True)
-class StateWithResponses(GatewayState):
-    """The state of a gateway that stores responses."""
-
-    responses: ResponseStore | None = None
-
-
 @dataclass(slots=True)
 class EchoPool:
     """Serves one fake model under two names."""
@@ -91,7 +84,7 @@ class RunningGateway:
 
     base_url: str
     model: EchoLanguageModel
-    state: StateWithResponses
+    state: GatewayState
 
     def openai(self) -> OpenAI:
         """Return the official client, without retries so that a refusal is seen once."""
@@ -141,7 +134,7 @@ def run_gateway(
     issuer = Issuer.create(directory / "keys", name="tests", development=False, now=0)
     store = ReceiptStore.open(directory / "receipts", issuer_key_id=issuer.signer.public_key.key_id)
     responses = ResponseStore(directory / "responses.sqlite") if with_responses else None
-    state = StateWithResponses(
+    state = GatewayState(
         pool=EchoPool(model),
         recorder=Recorder(
             issuer,

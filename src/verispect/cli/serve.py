@@ -47,6 +47,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     import uvicorn
 
+    from verispect.gateway.connection import make_protocol
+    from verispect.gateway.limits import Limits
     from verispect.gateway.service import (
         CONFIGURATION_VARIABLE,
         Service,
@@ -70,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         "access_log": False,
         "server_header": False,
         "loop": "uvloop",
-        "http": "httptools",
+        "http": make_protocol(Limits()),
         "timeout_keep_alive": 30,
     }
     shown = f"[{host}]" if ":" in host else host

@@ -93,17 +93,11 @@ async def create_response(
     return await answer.stream() if read.stream else await answer.whole()
 
 
-def _stored_responses(state: GatewayState) -> ResponseStore | None:
-    # A server may run without a store; its state then has none.
-    store: ResponseStore | None = getattr(state, "responses", None)
-    return store
-
-
 def _store_for(
     state: GatewayState, read: ResponsesRequest, request_bytes: int
 ) -> ResponseStore | None:
     """Return where this response is to be stored, if anywhere."""
-    store = _stored_responses(state)
+    store = state.responses
     if store is None and read.store:
         raise RequestError("this server stores no responses; send store: false", parameter="store")
     if store is None or read.store is False:
@@ -118,7 +112,7 @@ async def _earlier_items(
     """Return the items of the conversation that the request continues, oldest first."""
     if read.previous_response_id is None:
         return ()
-    store = _stored_responses(state)
+    store = state.responses
     chain = None
     if store is not None:
         chain = await store.find_chain(read.previous_response_id, now=now)
@@ -193,7 +187,7 @@ async def delete_response(state: GatewayState, request: HttpRequest) -> HttpResp
         HttpError: 404 `response-not-found`.
     """
     identifier = request.path.removeprefix(_PREFIX)
-    store = _stored_responses(state)
+    store = state.responses
     if store is None or not await store.delete(identifier, now=request.received_at):
         raise _not_found()
     answer = {"id": identifier, "object": "response", "deleted": True}
@@ -236,7 +230,7 @@ async def list_input_items(state: GatewayState, request: HttpRequest) -> HttpRes
 
 
 async def _find(state: GatewayState, request: HttpRequest, identifier: str) -> StoredResponse:
-    store = _stored_responses(state)
+    store = state.responses
     stored = None
     if store is not None:
         stored = await store.find(identifier, now=request.received_at)

@@ -27,6 +27,7 @@ from verispect.gateway.pool import EngineOptions, RegistryPool
 from verispect.gateway.published import PublishedRecords
 from verispect.gateway.recording import Recorder, mint
 from verispect.gateway.recovery import decode_recovery
+from verispect.gateway.response_store import ResponseStore
 from verispect.gateway.state import GatewayState
 from verispect.ledger import NewReceipt, ReceiptStore
 from verispect.models.registry import ModelRegistry
@@ -100,14 +101,17 @@ class Service:
             published=published,
             metrics=metrics,
         )
+        responses = ResponseStore(state / "responses.sqlite")
         self.state = GatewayState(
             pool=pool,
+            responses=responses,
             recorder=self.recorder,
             limits=limits or Limits(),
             metrics=metrics,
             on_start=self._start,
             on_stop=self._stop,
         )
+        self._responses = responses
         self._eraser: asyncio.Task[None] | None = None
 
     def application(self) -> Application:
@@ -143,6 +147,7 @@ class Service:
         if self._eraser is not None:
             self._eraser.cancel()
         await self.state.pool.close()
+        self._responses.close()
         await self.store.close()
 
 
