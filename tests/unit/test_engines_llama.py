@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -301,6 +302,19 @@ async def test_a_json_schema_is_followed(model: LlamaModel) -> None:
             },
             "response_format",
         ),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"schema": {"$ref": "#"}}}},
+            "response_format",
+        ),
+        (
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"schema": {"items": {"minItems": 10**6}}},
+                }
+            },
+            "response_format",
+        ),
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools"),
         ({"tools": [WEATHER, WEATHER]}, "tools"),
@@ -509,8 +523,49 @@ async def test_bytes_that_are_no_model_are_refused(tmp_path: Path) -> None:
     assert failure.value.reason is Reason.UNSUPPORTED_MODEL
 
 
-async def test_the_worker_ends_with_its_parent() -> None:
-    """When the parent's end of the pipe closes, the worker is gone."""
+ORPHAN = """
+import asyncio, sys
+from verispect.engines.llama import LlamaModel, LlamaOptions
+from verispect.engines.interface import PromptInput, Sampling
+
+async def main():
+    options = LlamaOptions(threads=1, context_tokens=4096)
+    model = await LlamaModel.start(sys.argv[1], chat_template=None, options=options)
+    prepared = await model.prepare(PromptInput("Count:"))
+    bias = {0: -100, 2: -100}
+    sampling = model.resolve(Sampling(temperature=0, logit_bias=bias), prompt_tokens=3)
+    async for _ in model.generate(prepared, sampling):
+        print(model.worker_process_id, flush=True)
+
+asyncio.run(main())
+"""
+
+
+def is_running(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+async def test_a_busy_worker_does_not_outlive_a_killed_parent() -> None:
+    """`kill -9` of the parent ends the worker in the middle of a generation."""
+    parent = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", ORPHAN, str(model_file()), stdout=asyncio.subprocess.PIPE
+    )
+    assert parent.stdout is not None
+    worker = int(await parent.stdout.readline())
+    assert is_running(worker)
+    parent.kill()
+    await parent.wait()
+    async with asyncio.timeout(60):
+        while is_running(worker):  # noqa: ASYNC110  # another process gives no event
+            await asyncio.sleep(0.05)
+
+
+async def test_a_closed_model_answers_no_more() -> None:
+    """Closing ends the worker, and a closed model does not start another."""
     started = await LlamaModel.start(str(model_file()), chat_template=None, options=options())
     worker = started.worker_process_id
     assert worker is not None

@@ -40,7 +40,6 @@ from verispect.engines.tool_calls import ToolCallReader, build_grammar, read_too
 
 MAX_SCORED_TOKENS: Final = 512
 MAX_EMBEDDING_INPUTS: Final = 256
-LOGPROB_DECIMALS: Final = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +83,7 @@ class LlamaModel:
         self._active = 0
         self._identity = EngineIdentity(
             name="llama.cpp",
-            version=f"xllamacpp {description['version']}",
+            version=description["version"],
             library_digest=Digest(bytes.fromhex(description["library_digest"])),
             kernel_class=description["kernel_class"],
             settings=_settings(options, self._context_tokens),
@@ -381,6 +380,5 @@ def _settings(options: LlamaOptions, context_tokens: int) -> dict[str, Any]:
         "weight_repacking": True,
         "gpu_layers": 0,
         "embedding_pooling": "mean",
-        "logprob_decimals": LOGPROB_DECIMALS,
         **CONSTANT_CHAIN,
     }

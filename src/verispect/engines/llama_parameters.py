@@ -26,6 +26,9 @@ MAX_TOP_LOGPROBS: Final = 20
 MAX_SEED: Final = 2**32 - 2
 """llama.cpp reads the next value as "draw a seed"."""
 
+LOGPROB_DECIMALS: Final = 6
+"""Log-probabilities are rounded to this, so that they do not show the last bits of `exp`."""
+
 CONSTANT_CHAIN: Final[Mapping[str, Any]] = {
     "samplers": [
         "logit_bias",
@@ -49,6 +52,7 @@ CONSTANT_CHAIN: Final[Mapping[str, Any]] = {
     "penalty_window": "generated tokens",
     "grammar": "lark, checked after the draw, repeated among allowed tokens",
     "random_generator": "mt19937",
+    "logprob_decimals": LOGPROB_DECIMALS,
 }
 """What every generation of this engine has in common; part of the engine's identity."""
 

@@ -22,9 +22,7 @@ from typing import Any, Final
 import numpy as np
 
 from verispect.engines import llama_native as native
-
-LOGPROB_DECIMALS: Final = 6
-"""Log-probabilities are rounded to this, so that they do not show the last bits of `exp`."""
+from verispect.engines.llama_parameters import LOGPROB_DECIMALS
 
 _GRAMMAR_KIND: Final = b"lark"
 _CANDIDATE: Final = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
@@ -65,6 +63,11 @@ class Grammar:
         """Set the logits of all tokens that may not follow to minus infinity."""
         self._library.llama_sampler_apply(self._sampler, ctypes.byref(array))
         self._check()
+
+    def check_start(self) -> None:
+        """Compute what may come first: some grammars compile and fail only there."""
+        single = native.TokenData(0, 0.0, 0.0)
+        self.apply(native.TokenDataArray(ctypes.pointer(single), 1, -1, False))
 
     def accept(self, token: int) -> None:
         """Go one token further."""

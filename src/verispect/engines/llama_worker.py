@@ -142,6 +142,7 @@ class Worker:
         if frame["grammar"] is not None:
             try:
                 grammar = Grammar(self._model.library, self._model.vocabulary, frame["grammar"])
+                grammar.check_start()
             except GrammarError:
                 self._emit({"id": frame["id"], "error": "grammar"})
                 return

@@ -33,6 +33,9 @@ MAX_CALLS: Final = 32
 MAX_SCHEMA_CHARACTERS: Final = 64 * 1024
 """Of all tools together, and of a response format."""
 
+MAX_REPETITION: Final = 4096
+
+_REPETITIONS: Final = frozenset({"minItems", "maxItems", "minProperties", "maxProperties"})
 _NAME: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _OPEN: Final = "<tool_call>\n"
 _CLOSE: Final = "\n</tool_call>"
@@ -96,8 +99,7 @@ def read_tools(
     read = tuple(_read_tool(tool) for tool in tools)
     if len({tool.name for tool in read}) != len(read):
         raise RequestError("two tools have one name", parameter="tools")
-    if len(json.dumps([tool.definition() for tool in read])) > MAX_SCHEMA_CHARACTERS:
-        raise RequestError("the tool definitions are too long", parameter="tools")
+    _check_size([tool.definition() for tool in read], "tools")
     if isinstance(choice, str):
         if choice not in ("none", "auto", "required"):
             raise RequestError("tool_choice is not known", parameter="tool_choice")
@@ -213,9 +215,31 @@ def _response_schema(response_format: Mapping[str, Any] | None) -> Mapping[str, 
     schema = described.get("schema") if isinstance(described, Mapping) else None
     if kind != "json_schema" or not isinstance(schema, Mapping):
         raise RequestError("response_format is not understood", parameter="response_format")
-    if len(json.dumps(schema)) > MAX_SCHEMA_CHARACTERS:
-        raise RequestError("the schema is too long", parameter="response_format")
+    _check_size(schema, "response_format")
     return schema
+
+
+def _check_size(value: Any, parameter: str) -> None:
+    try:
+        length = len(json.dumps(value))
+    except (RecursionError, TypeError, ValueError) as error:
+        raise RequestError("the schema is not understood", parameter=parameter) from error
+    if length > MAX_SCHEMA_CHARACTERS:
+        raise RequestError("the schema is too long", parameter=parameter)
+    if _largest_repetition(value) > MAX_REPETITION:
+        raise RequestError(
+            f"a schema may repeat at most {MAX_REPETITION} times", parameter=parameter
+        )
+
+
+def _largest_repetition(value: Any) -> int:
+    """Compiling a repetition takes time in proportion to its bounds."""
+    if isinstance(value, Mapping):
+        own = [item for key, item in value.items() if key in _REPETITIONS and type(item) is int]
+        return max([0, *own, *map(_largest_repetition, value.values())])
+    if isinstance(value, (list, tuple)):
+        return max([0, *map(_largest_repetition, value)])
+    return 0
 
 
 class ToolCallReader:
