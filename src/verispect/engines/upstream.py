@@ -103,7 +103,7 @@ class UpstreamModel:
             trust_env=False,
         )
         self._identity = EngineIdentity(
-            name="openai-compatible",
+            name="upstream",
             version="unreported",
             library_digest=None,
             kernel_class="remote",
