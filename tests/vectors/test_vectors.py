@@ -1,4 +1,4 @@
-"""The published vectors: made again byte for byte, described by their schema, and answered right."""
+"""The published vectors: made again, described by their schema, answered right."""
 
 from __future__ import annotations
 
