@@ -15,15 +15,18 @@ from verispect.cli.qualification_llama import LlamaSubject
 from verispect.core.encoding import decode_content, sha256
 from verispect.core.errors import ModelError
 from verispect.core.statement import Determinism
+from verispect.engines.onnx import OnnxEngine
 from verispect.models.qualification import (
     Variation,
     VariationKind,
     VariationResult,
     classify,
+    load_record,
     qualify,
     record_qualification,
     tolerance,
     unqualified,
+    was_qualified_on,
 )
 from verispect.models.registration import register_file
 from verispect.models.registry import ModelRegistry
@@ -150,11 +153,11 @@ def test_tensor_model_is_qualified_by_running_it(tmp_path: Path) -> None:
     assert outcome.determinism in (Determinism.EXACT, Determinism.EXACT_BATCH_ONE)
     assert after.model_id != before.model_id
     assert registry.resolve("c") == after
-    claim = after.manifest.determinism
-    assert claim.qualification is not None
-    record = decode_content(
-        registry.blobs.load(claim.qualification, len(outcome.record), what="the record")
-    )
+    record = load_record(registry, after)
+    assert record is not None
+    assert load_record(registry, before) is None
+    assert was_qualified_on(record, OnnxEngine().identity.to_content())
+    assert not was_qualified_on(record, {**record["engine"], "kernel_class": "another"})
     assert record["model_id"] == before.model_id
     assert record["engine"]["name"] == "onnxruntime"
     assert {item["kind"] for item in record["results"]} >= {"repeat", "threads", "batch"}
@@ -175,3 +178,25 @@ def test_language_model_is_qualified_by_running_it(tmp_path: Path) -> None:
     assert all(item.equal == item.cases for item in core)
     assert outcome.determinism in (Determinism.EXACT, Determinism.EXACT_BATCH_ONE)
     assert decode_content(outcome.record)["engine"]["settings"]["lane"] == "deterministic"
+
+
+def test_changed_record_is_refused(tmp_path: Path) -> None:
+    """A class whose record was exchanged or lost has lost its evidence."""
+    registry = ModelRegistry(tmp_path / "registry")
+    before = register_file(registry, "tiny", write_tiny_gguf(tmp_path / "tiny.gguf"))
+    observations = {
+        Variation("reference", VariationKind.REPEAT): [b"a"],
+        Variation("batch", VariationKind.BATCH): [b"a"],
+    }
+    outcome = qualify(Scripted(observations), before.model_id)
+    model = record_qualification(registry, before, outcome)
+    assert load_record(registry, model) == decode_content(outcome.record)
+    assert model.manifest.determinism.qualification is not None
+    path = registry.blobs.path(model.manifest.determinism.qualification)
+    path.chmod(0o644)
+    path.write_bytes(outcome.record.replace(b"exact", b"exict"))
+    with pytest.raises(ModelError):
+        load_record(registry, model)
+    path.unlink()
+    with pytest.raises(ModelError):
+        load_record(registry, model)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from verispect.cli.files import read_file, to_json
 from verispect.cli.places import default_home
-from verispect.core.encoding import decode_content
 from verispect.core.errors import MalformedError, Reason, RequestError
 
 if TYPE_CHECKING:
@@ -172,6 +171,8 @@ def _size(size: int) -> str:
 
 
 def _show(registry: ModelRegistry, arguments: argparse.Namespace) -> None:
+    from verispect.models.qualification import load_record
+
     model = registry.resolve(arguments.name)
     if arguments.check:
         registry.open_verified(model).close()
@@ -180,11 +181,9 @@ def _show(registry: ModelRegistry, arguments: argparse.Namespace) -> None:
     else:
         for key, value in _flatten("", model.manifest.to_json()):
             print(f"{key}: {value}")
-    record = model.manifest.determinism.qualification
+    record = load_record(registry, model)
     if record is not None and not arguments.json:
-        size = registry.blobs.path(record).stat().st_size
-        content = registry.blobs.load(record, size, what=f"record of model {model.name}")
-        for result in decode_content(content)["results"]:
+        for result in record["results"]:
             print(f"run {result['name']}: {result['equal']} of {result['cases']} equal")
     if arguments.check:
         print("OK: every file and the signature bundle are unchanged", file=sys.stderr)

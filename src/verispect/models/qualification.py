@@ -26,14 +26,15 @@ from decimal import ROUND_UP, Decimal
 from enum import StrEnum
 from typing import Any, Final, Protocol
 
-from verispect.core.encoding import Digest, encode_content
-from verispect.core.errors import ModelError, Reason
+from verispect.core.encoding import Digest, decode_content, encode_content
+from verispect.core.errors import MalformedError, ModelError, Reason
 from verispect.core.statement import Determinism
 from verispect.models.components import DeterminismClaim
 from verispect.models.registry import ModelRegistry
 from verispect.models.verified import RegisteredModel
 
 RECORD_VERSION: Final = 1
+MAX_RECORD_BYTES: Final = 256 * 1024
 MAX_TOLERANCE: Final = 0.5
 """A larger difference is no tolerance any more."""
 
@@ -232,3 +233,44 @@ def record_qualification(
         claim = DeterminismClaim(outcome.determinism, outcome.epsilon, stored.digest)
         manifest = dataclasses.replace(model.manifest, determinism=claim)
         return writer.add(model.name, manifest, replace=True)
+
+
+def load_record(registry: ModelRegistry, model: RegisteredModel) -> dict[str, Any] | None:
+    """Return the qualification record that a manifest names, verified; `None` where it has none.
+
+    Raises:
+        ModelError: `model-changed` where the record is missing or other bytes.
+        MalformedError: where the record is not one.
+    """
+    digest = model.manifest.determinism.qualification
+    if digest is None:
+        return None
+    what = f"qualification record of model {model.name}"
+    try:
+        size = registry.blobs.path(digest).stat().st_size
+    except OSError as error:
+        raise ModelError(f"{what} is missing", reason=Reason.MODEL_CHANGED) from error
+    if size > MAX_RECORD_BYTES:
+        raise ModelError(f"{what} is too large", reason=Reason.MODEL_CHANGED)
+    record = decode_content(registry.blobs.load(digest, size, what=what))
+    if type(record) is not dict or record.get("version") != RECORD_VERSION:
+        raise MalformedError(f"{what} is not a record", reason=Reason.MALFORMED_MANIFEST)
+    return record
+
+
+_SAME_ENGINE: Final = ("name", "version", "library_sha256", "kernel_class")
+
+
+def was_qualified_on(record: Mapping[str, Any], engine: Mapping[str, Any]) -> bool:
+    """Tell whether a record was made with this very engine build and kernel class.
+
+    Lanes and batch sizes are what qualification varies, so settings are not compared.
+
+    Args:
+        record: from `load_record`.
+        engine: `EngineIdentity.to_content()` of the engine that is about to serve.
+    """
+    recorded = record.get("engine")
+    return isinstance(recorded, dict) and all(
+        recorded.get(key) == engine.get(key) for key in _SAME_ENGINE
+    )
