@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 
 import pytest
 from running_gateway import run_gateway
 
 from verispect.gateway.app import create_app
+from verispect.gateway.connection import make_protocol
 from verispect.gateway.http import HttpResponse, StreamedResponse
 from verispect.gateway.limits import Limits
 from verispect.gateway.routes import Route, RouteTable, make_route_table
@@ -73,6 +75,12 @@ def test_every_documented_route_is_in_the_table():
         assert table.find(path).is_prefix
     assert table.find("/v1/models/") is None
     assert table.find("/v1/receipts") is None
+
+
+def test_the_bounded_protocol_can_be_sent_to_worker_processes():
+    """uvicorn pickles its configuration for every worker."""
+    protocol = pickle.loads(pickle.dumps(make_protocol(Limits(header_seconds=3))))
+    assert protocol.keywords == {"limits": Limits(header_seconds=3)}
 
 
 # -- The dispatcher by itself, over a caller made of queues ---------------------------------------

@@ -134,7 +134,9 @@ async def create_completion(
     echoes = await _echoes(model, generation, prompts, body) if body.echo else []
     options = body.stream_options
     include_usage = options is not None and bool(options.include_usage)
-    answer = CompletionAnswer(request, inference, generation, body.model, include_usage, echoes=echoes)
+    answer = CompletionAnswer(
+        request, inference, generation, body.model, include_usage, echoes=echoes
+    )
     return await answer.stream() if body.stream else await answer.whole()
 
 

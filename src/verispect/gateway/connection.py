@@ -8,10 +8,14 @@ the shape that all our errors have. This module refuses to look at bodies: the d
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from http import HTTPStatus
+from typing import Any, cast
 
 import msgspec
+from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.server import ServerState
 
 from verispect.core.errors import Error, MalformedError, Reason
 from verispect.gateway.errors import HttpError, error_member
@@ -19,20 +23,25 @@ from verispect.gateway.limits import Limits
 
 
 def make_protocol(limits: Limits) -> type[asyncio.Protocol]:
-    """Return the protocol class for `uvicorn.Config(http=…)`."""
-
-    class Protocol(BoundedHttpProtocol):
-        """The protocol with these limits."""
-
-        limits_of_head = limits
-
-    return Protocol
+    """Return what `uvicorn.Config(http=…)` takes; it can be sent to a worker process."""
+    # uvicorn only calls it; a class made here could not be pickled.
+    return cast("type[asyncio.Protocol]", partial(BoundedHttpProtocol, limits=limits))
 
 
 class BoundedHttpProtocol(HttpToolsProtocol):
     """One connection; `make_protocol` gives it its limits."""
 
-    limits_of_head = Limits()
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+        *,
+        limits: Limits,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._limits = limits
 
     _in_head = True
     """Whether the head of a request is awaited or has begun; not while a connection idles."""
@@ -74,7 +83,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         if began and heads == self._heads:
             # Only bytes that are all of one head count: others end a request before it.
             self._head_bytes += len(data)
-        limits = self.limits_of_head
+        limits = self._limits
         if self._head_bytes > limits.maximum_header_bytes + limits.maximum_target_bytes:
             self._refuse(
                 HttpError(
@@ -88,7 +97,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def _watch_head(self) -> None:
         if self._head_timer is None:
-            seconds = self.limits_of_head.header_seconds
+            seconds = self._limits.header_seconds
             self._head_timer = self.loop.call_later(seconds, self._head_is_late)
 
     def _stop_timer(self) -> None:
@@ -102,7 +111,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             # Nothing was asked, so there is nothing to answer.
             self.transport.close()
             return
-        seconds = self.limits_of_head.header_seconds
+        seconds = self._limits.header_seconds
         self._refuse(
             HttpError(
                 f"the head of the request did not arrive within {seconds:g} seconds",
