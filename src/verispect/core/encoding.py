@@ -65,9 +65,12 @@ def encode(value: Any) -> bytes:
         TypeError: for any other type, floats first among them, and text that has no UTF-8. This
             is misuse, not bad input.
     """
-    _check_encodable(value, 0)
+    return _dumps(_prepare(value, 0, content=False))
+
+
+def _dumps(prepared: Any) -> bytes:
     try:
-        return cbor2.dumps(value, canonical=True)
+        return cbor2.dumps(prepared, canonical=True)
     except UnicodeEncodeError as error:
         raise TypeError("text with a lone surrogate is not UTF-8") from error
 
@@ -75,49 +78,72 @@ def encode(value: Any) -> bytes:
 _PLAIN_TYPES: Final = frozenset({str, bytes, bool, type(None)})
 
 
-def _check_encodable(value: Any, depth: int) -> None:  # noqa: C901
-    # One branch per type, in the order of frequency: this runs for every byte that is signed.
+def _prepare(value: Any, depth: int, *, content: bool) -> Any:  # noqa: C901
+    """Return `value` as cbor2 may have it, checked; with `content`, floats become fractions.
+
+    One pass and one branch per type, in the order of frequency: this runs for every byte that is
+    signed or committed to.
+    """
     kind = type(value)
-    if kind is bytes or kind is str or value is None or kind is bool:
-        return
+    if kind in _PLAIN_TYPES:
+        return value
     if kind is int:
         if not _MIN_NEGATIVE <= value <= _MAX_UNSIGNED:
             raise TypeError("an integer must fit in 64 bits")
-        return
+        return value
+    if kind is float and content:
+        return _decimal_fraction(value)
     if depth >= MAX_DEPTH:
         raise TypeError(f"nesting must not exceed {MAX_DEPTH}")
     if kind is list or kind is tuple:
         kinds = set(map(type, value))
+        if kinds <= _PLAIN_TYPES:
+            return value
         if kinds == {int}:  # Token ids: thousands of them, checked at once.
             if not _MIN_NEGATIVE <= min(value) <= max(value) <= _MAX_UNSIGNED:
                 raise TypeError("an integer must fit in 64 bits")
-        elif not kinds <= _PLAIN_TYPES:
-            for item in value:
-                _check_encodable(item, depth + 1)
-        return
+            return value
+        return [_prepare(item, depth + 1, content=content) for item in value]
     if kind is dict:
         _check_map_keys(value)
-        for item in value.values():
-            _check_encodable(item, depth + 1)
-        return
+        return {
+            key: item if type(item) in _PLAIN_TYPES else _prepare(item, depth + 1, content=content)
+            for key, item in value.items()
+        }
     if kind is cbor2.CBORTag and value.tag == DECIMAL_FRACTION_TAG:
-        _check_encodable(value.value, depth + 1)
-        return
+        return cbor2.CBORTag(value.tag, _prepare(value.value, depth + 1, content=False))
+    if content:
+        return _prepare(_plain_content(value), depth, content=True)
     raise TypeError(f"{kind.__name__} has no deterministic encoding here")
 
 
+def _plain_content(value: Any) -> Any:
+    """Return the builtin form of a subclass or of another mapping."""
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, (list, tuple)):
+        return list(value)
+    if isinstance(value, float):
+        return float(value)
+    raise TypeError(f"{type(value).__name__} has no deterministic encoding here")
+
+
 def _check_map_keys(value: dict[Any, Any]) -> None:
-    major_types = {
-        (type(key), key < 0) if type(key) is int else (type(key), False) for key in value
-    }
-    if len(major_types) > 1:
+    kinds = set(map(type, value))
+    if kinds <= _ONE_TEXT or kinds == _ONE_BYTES:
+        return
+    if kinds != _ONE_INTEGER:
+        raise TypeError("the keys of one map must be all integers, all text or all bytes")
+    least, most = min(value), max(value)
+    if least < 0 <= most:
         raise TypeError("the keys of one map must share one CBOR major type")
-    if major_types and next(iter(major_types))[0] not in (int, str, bytes):
-        raise TypeError("map keys must be integers, text or bytes")
-    if major_types and next(iter(major_types))[0] is int:
-        for key in value:
-            if not _MIN_NEGATIVE <= key <= _MAX_UNSIGNED:
-                raise TypeError("an integer must fit in 64 bits")
+    if least < _MIN_NEGATIVE or most > _MAX_UNSIGNED:
+        raise TypeError("an integer must fit in 64 bits")
+
+
+_ONE_TEXT: Final = {str}
+_ONE_BYTES: Final = {bytes}
+_ONE_INTEGER: Final = {int}
 
 
 def decode(data: bytes, *, limit: int = MAX_CBOR_BYTES, maximum_items: int = MAX_CBOR_ITEMS) -> Any:
@@ -324,27 +350,7 @@ def encode_content(value: Any) -> bytes:
         TypeError: for values outside JSON and bytes, NaN and infinities, text with lone
             surrogates, integers beyond 64 bits and nesting beyond `MAX_DEPTH`.
     """
-    return encode(_content_to_cbor(value, 0))
-
-
-_UNCONVERTED_TYPES: Final = _PLAIN_TYPES | {int}
-
-
-def _content_to_cbor(value: Any, depth: int) -> Any:
-    kind = type(value)
-    if kind in _UNCONVERTED_TYPES:
-        return value
-    if depth > MAX_DEPTH:
-        raise TypeError(f"nesting must not exceed {MAX_DEPTH}")
-    if kind is dict or isinstance(value, Mapping):
-        return {key: _content_to_cbor(item, depth + 1) for key, item in value.items()}
-    if kind is list or isinstance(value, (list, tuple)):
-        if set(map(type, value)) <= _UNCONVERTED_TYPES:
-            return value
-        return [_content_to_cbor(item, depth + 1) for item in value]
-    if isinstance(value, float):
-        return _decimal_fraction(value)
-    return value
+    return _dumps(_prepare(value, 0, content=True))
 
 
 def decode_content(data: bytes, *, limit: int = MAX_CBOR_BYTES) -> Any:
