@@ -31,8 +31,8 @@ from verispect.core.statement import (
 from verispect.core.stream import StreamChain
 
 ISSUER = "vectors.example"
-NOW = 1_800_000_060_000
-SIGNED_AT = 1_800_000_000_000
+NOW = 1_790_000_060_000
+SIGNED_AT = 1_790_000_000_000
 INFERENCE_ID = bytes.fromhex("0123456789abcdef0123456789abcdef")
 SUBJECT = INFERENCE_ID.hex()
 NONCE = b"vectors: a nonce"
