@@ -11,6 +11,8 @@ RUN := .venv/bin/python
 
 export UV_PYTHON_DOWNLOADS := never
 export PYTHONDONTWRITEBYTECODE := 1
+# ONNX Runtime reports home unless it is told not to before it is imported, by anyone.
+export ORT_DISABLE_TELEMETRY := 1
 
 .PHONY: help
 help:  ## Show the targets

@@ -134,7 +134,8 @@ class RegistryPool:
                 if entry.role is FileRole.EXTERNAL_DATA
             }
             if self._onnx is None:
-                self._onnx = OnnxEngine()
+                # Importing the runtime and hashing its library take a while.
+                self._onnx = await asyncio.to_thread(OnnxEngine)
             _check_engine(model, self._onnx.identity)
             return await self._onnx.load(files.main_content, external)
 
