@@ -166,7 +166,7 @@ def test_the_example_policy_and_root_are_well_formed() -> None:
 
 
 def test_the_steps_are_those_of_the_verifier() -> None:
-    """The numbered steps of the text are the numbered comments of `appraise`, no more and no less."""
+    """The numbered steps of the text are the numbered comments of `appraise`."""
     commented = re.findall(r"# (\d+)\. ", inspect.getsource(verifier.Verifier.appraise))
     written = re.findall(r"^## Step (\d+):", _text("verification"), re.MULTILINE)
     assert written == commented
