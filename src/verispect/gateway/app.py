@@ -74,6 +74,8 @@ class _Dispatcher:
         for name, step in steps.items():
             await receive()
             try:
+                if name == "shutdown":
+                    await self._drain()
                 if step is not None:
                     await step()
             except Exception as error:
@@ -81,6 +83,16 @@ class _Dispatcher:
                 await send({"type": f"lifespan.{name}.failed", "message": message})
                 raise
             await send({"type": f"lifespan.{name}.complete"})
+
+    async def _drain(self) -> None:
+        """Let cut streams write their receipts before the store is closed.
+
+        A server that stops cancels its requests and does not wait for what they do about it.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._limits.disconnect_seconds):
+                while self._active:
+                    await asyncio.sleep(0.01)
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()

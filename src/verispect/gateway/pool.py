@@ -20,6 +20,7 @@ from verispect.engines.upstream import UpstreamModel, UpstreamSettings
 from verispect.gateway.serving import ServedModel
 from verispect.models.components import FileRole
 from verispect.models.manifest import ModelFormat, ModelManifest
+from verispect.models.qualification import load_record
 from verispect.models.registry import ModelRegistry, RegisteredModel
 
 _LANES: Final = {
@@ -63,7 +64,10 @@ class RegistryPool:
         self._options = options or EngineOptions()
         chosen = registry.names() if names is None else names
         self._registered = {name: registry.resolve(name) for name in sorted(set(chosen))}
-        self._served = {name: _served(model) for name, model in self._registered.items()}
+        self._served = {
+            name: _served(model, load_record(registry, model))
+            for name, model in self._registered.items()
+        }
         self._loaded: dict[tuple[str, Lane], Any] = {}
         self._locks: dict[tuple[str, Lane], asyncio.Lock] = {}
         self._onnx: OnnxEngine | None = None
@@ -141,6 +145,8 @@ class RegistryPool:
 
     async def _load_language(self, model: RegisteredModel, lane: Lane) -> LanguageModel:
         if model.manifest.model_format is ModelFormat.REMOTE:
+            # No bytes to load, but the manifest's bundle is checked like any other.
+            (await asyncio.to_thread(self._registry.open_verified, model)).close()
             return self._upstream(model)
         if model.manifest.adapters:
             raise ModelError(
@@ -180,7 +186,7 @@ class RegistryPool:
         return UpstreamModel(settings)
 
 
-def _served(model: RegisteredModel) -> ServedModel:
+def _served(model: RegisteredModel, record: Mapping[str, Any] | None) -> ServedModel:
     manifest = model.manifest
     return ServedModel(
         name=model.name,
@@ -191,6 +197,7 @@ def _served(model: RegisteredModel) -> ServedModel:
         identity=manifest.identity,
         determinism=manifest.determinism.determinism,
         lanes=_LANES[manifest.model_format],
+        qualification=record,
         generation_defaults=manifest.generation_defaults,
     )
 

@@ -11,9 +11,8 @@ import os
 from pathlib import Path
 from typing import Final
 
-from verispect.core.encoding import Digest, encode_content, sha256
+from verispect.core.encoding import Digest, sha256
 from verispect.core.errors import Reason, StoreError
-from verispect.engines.interface import EngineIdentity
 
 MAX_RECORD_BYTES: Final = 16 * 1024 * 1024
 
@@ -30,7 +29,6 @@ class PublishedRecords:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self._engines: dict[int, tuple[EngineIdentity, Digest]] = {}
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o755)
         except OSError as error:
@@ -56,15 +54,6 @@ class PublishedRecords:
         except OSError as error:
             raise _failed(self._directory, error) from error
         return digest
-
-    def publish_engine(self, identity: EngineIdentity) -> Digest:
-        """Keep an engine's identity and return its digest; done once per identity object."""
-        known = self._engines.get(id(identity))
-        if known is None:
-            digest = self.publish(encode_content(identity.to_content()))
-            # The object is kept beside its digest, so that its `id` is not given to another.
-            known = self._engines[id(identity)] = (identity, digest)
-        return known[1]
 
     def read(self, digest: bytes) -> bytes | None:
         """Return the record with this digest, checked against it.

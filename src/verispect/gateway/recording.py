@@ -21,10 +21,11 @@ from typing import Any, Final
 from verispect.appraisal.policy import AssurancePolicy
 from verispect.attesters.signer import Issuer
 from verispect.core.commitments import SALT_BYTES, Opening, Part, encode_openings
-from verispect.core.encoding import Digest, to_base64url
+from verispect.core.encoding import Digest, encode_content, to_base64url
 from verispect.core.envelope import STATEMENT_TYPE, sign_envelope
 from verispect.core.statement import (
     INFERENCE_ID_BYTES,
+    Determinism,
     ExecutedModel,
     InferenceStatement,
     PromisedEvidence,
@@ -86,6 +87,9 @@ class Recorder:
         self.metrics = metrics
         self.published = published
         self._opening_secret = opening_secret
+        self._engines: dict[
+            tuple[int, int], tuple[EngineIdentity, ServedModel, Digest, Determinism]
+        ] = {}
 
     def begin(
         self,
@@ -120,6 +124,17 @@ class Recorder:
             nonce=caller_nonce(request.headers),
             received_at=request.received_at,
         )
+
+    def engine(self, identity: EngineIdentity, served: ServedModel) -> tuple[Digest, Determinism]:
+        """Return the digest of an engine, published, and the class that `served` has on it."""
+        key = (id(identity), id(served))
+        known = self._engines.get(key)
+        if known is None:
+            digest = self.published.publish(encode_content(identity.to_content()))
+            # Both objects are kept, so that neither `id` is given to another.
+            known = (identity, served, digest, served.determinism_on(identity))
+            self._engines[key] = known
+        return known[2], known[3]
 
     def opening_key(self, inference_id: bytes) -> str:
         """Return the bearer key with which the openings of an inference are fetched."""
@@ -157,6 +172,7 @@ class Inference:
         self._openings: dict[Part, Opening] = {}
         self._commitments: dict[Part, Digest] = {}
         self._engine: Digest | None = None
+        self._determinism = Determinism.UNQUALIFIED
         self._chain: StreamChain | None = None
         self._checkpoints: list[asyncio.Future[None]] = []
         self._finished = False
@@ -182,7 +198,7 @@ class Inference:
 
     def use_engine(self, identity: EngineIdentity) -> None:
         """Record the engine that runs the model."""
-        self._engine = self._recorder.published.publish_engine(identity)
+        self._engine, self._determinism = self._recorder.engine(identity, self._served)
 
     def commit(self, part: Part, value: Any) -> None:
         """Commit to JSON-like content (bytes allowed); a part is committed to once."""
@@ -240,7 +256,7 @@ class Inference:
                 identity=served.identity,
                 model_id=served.model_id,
                 engine=self._engine,
-                determinism=served.determinism,
+                determinism=self._determinism,
                 lane=_LANES[self._lane],
             ),
             commitments=self._commitments,

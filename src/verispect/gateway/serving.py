@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from verispect.core.encoding import Digest
 from verispect.core.statement import Determinism, ModelIdentity
-from verispect.engines.interface import Lane, LanguageModel, TensorModel
+from verispect.engines.interface import EngineIdentity, Lane, LanguageModel, TensorModel
+from verispect.models.qualification import was_qualified_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +30,18 @@ class ServedModel:
     identity: ModelIdentity
     determinism: Determinism
     lanes: tuple[Lane, ...] = (Lane.THROUGHPUT,)
+    qualification: Mapping[str, Any] | None = None
+    """The record that the determinism class rests on; the class holds for that engine alone."""
     generation_defaults: Mapping[str, int | float] = field(default_factory=dict)
     """Sampler settings of the manifest, for a request that does not say."""
+
+    def determinism_on(self, engine: EngineIdentity) -> Determinism:
+        """Return the class that may be stated when `engine` runs the model."""
+        if self.qualification is None or not was_qualified_on(
+            self.qualification, engine.to_content()
+        ):
+            return Determinism.UNQUALIFIED
+        return self.determinism
 
 
 class ModelPool(Protocol):
