@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import time
 
 import httpx
 import openai
 import pytest
-from running_gateway import chain_of, run_gateway
+import uvicorn
+from running_gateway import EchoPool, chain_of, run_gateway
 
+from verispect.attesters.signer import Issuer
 from verispect.core.commitments import Part, decode_openings
 from verispect.core.receipt import InferenceReceipt
+from verispect.gateway.app import create_app
+from verispect.gateway.published import PublishedRecords
+from verispect.gateway.recording import Recorder
+from verispect.gateway.state import GatewayState
+from verispect.ledger import ReceiptStore
 from verispect.testing.echo_model import EchoLanguageModel
 
 ASK = {"model": "echo", "messages": [{"role": "user", "content": "one two three"}]}
@@ -339,6 +348,51 @@ def test_a_cut_stream_leaves_a_receipt_of_what_was_sent(tmp_path, seen):
         assert words.startswith(committed)
         assert len(committed) < len(words)
         assert model.running == 0
+
+
+def test_a_server_that_stops_leaves_a_receipt_of_a_stream_it_cuts(tmp_path):
+    """Stopping cancels the stream; its receipt is written before the store closes."""
+    body = json.dumps({**ASK, "stream": True}).encode()
+    head = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+    issuer = Issuer.create(tmp_path / "keys", name="tests", development=False, now=0)
+    key_id = issuer.signer.public_key.key_id
+
+    async def serve_and_stop():
+        store = ReceiptStore.open(tmp_path / "receipts", issuer_key_id=key_id)
+        state = GatewayState(
+            pool=EchoPool(EchoLanguageModel(stall_after=2)),
+            recorder=Recorder(
+                issuer,
+                store,
+                opening_secret=bytes(32),
+                published=PublishedRecords(tmp_path / "records"),
+            ),
+            on_stop=store.close,
+        )
+        config = uvicorn.Config(
+            create_app(state), port=0, log_level="critical", timeout_graceful_shutdown=0
+        )
+        server = uvicorn.Server(config)
+        serving = asyncio.create_task(server.serve())
+        while not server.started:  # noqa: ASYNC110 - uvicorn has no event for it
+            await asyncio.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(head + b"content-length: %d\r\n\r\n" % len(body) + body)
+        seen = await reader.readuntil(b'"content":" two"')
+        server.should_exit = True
+        await serving
+        writer.close()
+        return re.search(rb"verispect-inference: ([0-9a-f]{32})", seen)[1].decode()
+
+    inference = asyncio.run(serve_and_stop())
+    store = ReceiptStore.open(tmp_path / "receipts", issuer_key_id=key_id)
+    stored = store.find(bytes.fromhex(inference))
+    openings = decode_openings(store.openings(bytes.fromhex(inference)))
+    asyncio.run(store.close())
+    statement = InferenceReceipt.parse(stored.receipt).unverified_statement
+    assert list(statement.finish_reasons) == ["cancelled"]
+    assert openings[Part.OUTPUT].content() == ["one two"]
 
 
 def test_a_caller_who_leaves_a_plain_answer_stops_the_engine(tmp_path, monkeypatch):

@@ -59,6 +59,8 @@ class _Dispatcher:
         self._limits = state.limits
         self._table = table
         self._active = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -91,19 +93,21 @@ class _Dispatcher:
         """
         with suppress(TimeoutError):
             async with asyncio.timeout(self._limits.disconnect_seconds):
-                while self._active:
-                    await asyncio.sleep(0.01)
+                await self._idle.wait()
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
         route = self._table.find(scope["path"])
         status = _GONE
         self._active += 1
+        self._idle.clear()
         self._state.metrics.active.inc()
         try:
             status = await self._answer(scope, receive, send, route)
         finally:
             self._active -= 1
+            if not self._active:
+                self._idle.set()
             metrics = self._state.metrics
             metrics.active.dec()
             label = route.pattern if route is not None else _OTHER
