@@ -16,9 +16,7 @@ _SECONDS = 300
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "document", documents(), ids=lambda path: path.relative_to(ROOT).as_posix()
-)
+@pytest.mark.parametrize("document", documents(), ids=lambda path: path.name)
 def test_each_document_runs_from_top_to_bottom(document: Path, tmp_path: Path) -> None:
     """A reader who types what is shown, in an empty folder, meets no error."""
     with socket.create_server(("127.0.0.1", 0)) as probe:

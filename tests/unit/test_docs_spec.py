@@ -22,6 +22,7 @@ from verispect.core.errors import Reason
 from verispect.core.statement import Determinism, InferenceStatement, ModelIdentity, ServedLane
 from verispect.gateway import errors as gateway_errors
 from verispect.gateway.recording import INTERIM_EVERY_CHUNKS
+from verispect.gateway.routes import _ROUTES
 
 SPEC = ROOT / "spec"
 
@@ -214,3 +215,23 @@ def test_the_documented_statuses_are_those_of_the_gateway() -> None:
     documented = _reasons()
     for reason, status in gateway_errors._STATUS_OF_REASON.items():
         assert str(status) in documented[reason.value][3].split(", "), reason
+
+
+def test_each_route_is_documented() -> None:
+    """Every path that the gateway answers stands in the text."""
+    for route in _ROUTES:
+        assert route.pattern.replace("{path}", "models/{name}/infer") in _text("http"), (
+            route.pattern
+        )
+
+
+def test_each_header_is_documented() -> None:
+    """Every header of ours that the gateway's source names stands in the text."""
+    source = "".join(
+        path.read_text(encoding="utf-8") for path in (ROOT / "src/verispect/gateway").glob("*.py")
+    )
+    named = set(re.findall(r"\"(verispect-[a-z]+(?:-[a-z]+)*)\"", source)) - {"verispect-interim"}
+    assert len(named) >= 6
+    text = _text("http").lower()
+    for header in named:
+        assert f"`{header}`" in text, header
