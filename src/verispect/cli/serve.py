@@ -74,6 +74,8 @@ def run(arguments: argparse.Namespace) -> int:
         "loop": "uvloop",
         "http": make_protocol(Limits()),
         "timeout_keep_alive": 30,
+        # A caller that reads no further must not keep the server from stopping.
+        "timeout_graceful_shutdown": 15,
     }
     shown = f"[{host}]" if ":" in host else host
     if arguments.workers > 1:

@@ -39,7 +39,7 @@ from verispect.gateway.metrics import Metrics
 from verispect.gateway.published import PublishedRecords
 from verispect.gateway.recovery import encode_recovery
 from verispect.gateway.serving import ServedModel
-from verispect.ledger import NewReceipt, ReceiptStore, StoredReceipt
+from verispect.ledger import NewReceipt, ReceiptStore
 
 INTERIM_EVERY_CHUNKS: Final = 32
 """An interim signature is made after this many chunks of a stream."""
@@ -174,7 +174,6 @@ class Inference:
         self._engine: Digest | None = None
         self._determinism = Determinism.UNQUALIFIED
         self._chain: StreamChain | None = None
-        self._checkpoints: list[asyncio.Future[None]] = []
         self._finished = False
 
     @property
@@ -208,11 +207,17 @@ class Inference:
         self._openings[part] = opening
         self._commitments[part] = opening.commitment()
 
-    def chain(self, chunk: bytes) -> bytes | None:
-        """Absorb the exact bytes of the next chunk of a streamed answer.
+    async def chain(self, chunk: bytes) -> bytes | None:
+        """Absorb the exact bytes of the next chunk of a streamed answer, before it is sent.
+
+        Returns only when it is on disk that there is a stream, so that none that a caller saw the
+        beginning of goes without a receipt; the same holds for every interim signature.
 
         Returns:
             An interim signature over everything sent so far, when one is due.
+
+        Raises:
+            StoreError: the stream is not durable, so the chunk must not leave.
         """
         first = self._chain is None
         if self._chain is None:
@@ -221,7 +226,7 @@ class Inference:
         binding = self._chain.binding()
         due = binding.chunks % INTERIM_EVERY_CHUNKS == 0
         if first or due:
-            self._checkpoint(first=first)
+            await self._checkpoint(first=first)
         if not due:
             return None
         issuer = self._recorder.issuer
@@ -229,14 +234,13 @@ class Inference:
             binding, issuer=issuer.name, subject=self.identifier, signer=issuer.signer
         ).encode()
 
-    def _checkpoint(self, *, first: bool) -> None:
+    async def _checkpoint(self, *, first: bool) -> None:
         """Leave on disk what a later process needs for the receipt, should this one die."""
         statement = self._statement(finish_reasons=("interrupted",), usage={})
         recovery = encode_recovery(statement, encode_openings(self._openings))
         store = self._recorder.store
         save = store.open_stream if first else store.checkpoint_stream
-        self._checkpoints = [task for task in self._checkpoints if not task.done()]
-        self._checkpoints.append(asyncio.ensure_future(save(self._id, recovery)))
+        await asyncio.shield(save(self._id, recovery))
 
     def _statement(
         self, *, finish_reasons: Sequence[str], usage: Mapping[str, int]
@@ -285,17 +289,10 @@ class Inference:
             mint=lambda sequence: mint(draft, sequence, self.identifier, self._recorder.issuer),
             openings=encode_openings(self._openings),
         )
-        stored = await asyncio.shield(self._issue(new))
+        stored = await asyncio.shield(self._recorder.store.issue(new))
         if self._recorder.metrics is not None:
             self._recorder.metrics.issued(self._operation)
         return Issued(stored.receipt, stored.receipt_id.hex())
-
-    async def _issue(self, new: NewReceipt) -> StoredReceipt:
-        if self._checkpoints:
-            # The receipt closes the stream's record, so it comes after every checkpoint. One that
-            # failed costs coverage after a crash and nothing here.
-            await asyncio.gather(*self._checkpoints, return_exceptions=True)
-        return await self._recorder.store.issue(new)
 
 
 def mint(draft: InferenceStatement, sequence: int, subject: str, issuer: Issuer) -> bytes:

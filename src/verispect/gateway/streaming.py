@@ -86,9 +86,9 @@ def frame(event: Event) -> bytes:
     return name + b"data: " + event.payload + b"\n\n"
 
 
-def chained_frame(event: Event, inference: Inference) -> bytes:
+async def chained_frame(event: Event, inference: Inference) -> bytes:
     """Put one event through the chain; return its bytes, and an interim signature if due."""
-    interim = inference.chain(event.payload)
+    interim = await inference.chain(event.payload)
     if interim is None:
         return frame(event)
     # OpenAI clients skip comments, so that the signature needs no event of its own.
@@ -105,7 +105,7 @@ async def stream_events(answer: StreamedAnswer, inference: Inference) -> AsyncIt
     try:
         async with aclosing(answer.events()) as events:
             async for event in events:
-                yield chained_frame(event, inference)
+                yield await chained_frame(event, inference)
     except (CallerGoneError, GeneratorExit, asyncio.CancelledError) as gone:
         await _finish(answer, Outcome.CANCELLED)
         if isinstance(gone, CallerGoneError):
