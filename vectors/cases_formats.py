@@ -84,6 +84,7 @@ _CBOR_REFUSED = {
     "fraction-zero-exponent": ("c4822000", "0e-1 where 0e0 is the shortest"),
     "fraction-three-fields": ("c483200501", "a fraction of three fields"),
     "fraction-boolean": ("c48220f5", "a boolean mantissa"),
+    "fraction-boolean-exponent": ("c482f505", "a boolean exponent"),
     "fraction-text": ("c4616", "a fraction of text"),
     "fraction-overflow": ("c48219018f01", "1e399 is no finite double"),
     "fraction-exponent-large": ("c4821901f401", "an exponent beyond the limit"),
@@ -246,6 +247,7 @@ def envelope() -> Iterator[Case]:
     yield case("unprotected-both", "evidence and something else", both)
     yield case("unprotected-array", "not a map", unprotected([]))
     yield case("evidence-empty", "evidence that is empty", unprotected({-70001: []}))
+    yield case("evidence-map", "evidence that is a map", unprotected({-70001: {0: 0}}))
     yield case("evidence-33", "33 entries", unprotected({-70001: [entry] * 33}))
     many = unprotected({-70001: [[0] * 256]})
     yield case("evidence-many-items", "more items than an envelope needs", many, "too-large")
@@ -338,6 +340,7 @@ def statement_cases() -> Iterator[Case]:
     yield case("payment-digest", "a short authorisation", changed(17, ["exact", b""]))
     yield case("transaction-index", "an index not below the count", changed(18, [b"t" * 16, 3, 3]))
     yield case("transaction-id-15", "a short identifier", changed(18, [b"t" * 15, 0, 1]))
+    yield case("transaction-id-text", "text for bytes", changed(18, ["t" * 16, 0, 1]))
     yield case("too-large", "over 4096 bytes", changed(10, ["r" * 250] * 17), "too-large")
     irregular = statement().encode()
     yield case("trailing-byte", "a byte after the end", irregular + b"\0", "malformed-cbor")
@@ -385,6 +388,9 @@ def commitment() -> Iterator[Case]:
     yield malformed("value-text", "a value that is not bytes", raw({8: [row[0], "x"]}))
     yield malformed("row-3", "an opening of three", raw({8: [*row, b""]}))
     yield malformed("array", "an array of openings", raw([row]))
+    yield malformed("map", "a map of three", encode({0: "verispect-openings", 1: 1, 2: {}}))
+    yield malformed("four", "an array of four", encode(["verispect-openings", 1, {8: row}, 0]))
+    yield malformed("salt-text", "a salt of text", raw({8: ["s" * 32, row[1]]}))
     irregular = Opening(Part.OUTPUT, good.salt, b"\x18\x17")
     inputs = {
         "openings": openings(output=irregular).hex(),
@@ -455,6 +461,7 @@ def stream() -> Iterator[Case]:
         ("count-negative", [-1, head]),
         ("count-true", [True, head]),
         ("head-31", [2, head[:31]]),
+        ("head-text", [2, "h" * 32]),
         ("map", {0: 2}),
     ):
         yield case(name, "not [chunks, head]", raw(payload), "malformed", "malformed-statement")
@@ -513,6 +520,7 @@ def trusted_root_cases() -> Iterator[Case]:
     yield refused("development-missing", "development is not said", _without_development(entry))
     yield refused("development-0", "0 is not false", with_key(development=0))
     yield refused("issuer-empty", "no issuer", with_key(issuer=""))
+    yield refused("issuer-integer", "an issuer that is not text", with_key(issuer=1))
     yield refused("issuer-newline", "an issuer of two lines", with_key(issuer="a\nb"))
     yield refused("issuer-surrogate", "an issuer that has no UTF-8", with_key(issuer="\ud800"))
     yield refused("not-before-fraction", "a time with a fraction", with_key(notBefore=0.5))
@@ -520,6 +528,7 @@ def trusted_root_cases() -> Iterator[Case]:
     yield refused("revoked-at-null", "a time of null", with_key(revokedAt=None))
     yield refused("model-upper-case", "upper-case hexadecimal", with_model(modelId="AB" * 32))
     yield refused("model-short", "a short digest", with_model(modelId="ab" * 31))
+    yield refused("model-integer", "a digest that is not text", with_model(modelId=1))
     yield refused("model-name-empty", "no name", with_model(name=""))
     yield refused("model-unknown-member", "an unknown member", with_model(version=1))
     for name, data in (

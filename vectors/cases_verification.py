@@ -309,6 +309,8 @@ def _evidence() -> Iterator[Case]:
     for name, changed_row in (
         ("row-4", row[:4]),
         ("kind-empty", ["", *row[1:]]),
+        ("kind-bytes", [b"example", *row[1:]]),
+        ("time-true", [*row[:2], True, *row[3:]]),
         ("kind-escape", ["\x1b[2J", *row[1:]]),
         ("kind-65", ["k" * 65, *row[1:]]),
         ("time-negative", [*row[:2], -1, *row[3:]]),
