@@ -3,20 +3,22 @@
 A receipt that verifies says that *some* answer was signed. This module reads the answer that the
 caller was really shown, whole or streamed, so that the verifier can compare the two. It reads
 OpenAI-shaped answers (chat, completions, responses, embeddings) and Open Inference Protocol ones
-in JSON. It refuses anything it would have to guess about.
+in JSON. It refuses anything it would have to guess about, and anything that a reader could be
+shown although no receipt covers it: a member given twice, text behind the receipt, a message with
+members of unknown meaning.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import itertools
 import json
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from verispect.appraisal.event_stream import read_events
 from verispect.core.commitments import Part
 from verispect.core.encoding import from_base64url
 from verispect.core.errors import MalformedError, Reason
@@ -24,7 +26,6 @@ from verispect.core.statement import StreamBinding
 from verispect.core.stream import StreamChain
 
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
-_SYSTEM_ROLES: Final = ("system", "developer")
 MEMBER: Final = "verispect"
 """The member of an answer that carries the receipt."""
 
@@ -35,10 +36,20 @@ class Answer:
 
     parts: Mapping[Part, Any]
     """Content to compare with what was committed to."""
-    chunks: Sequence[bytes] | None
+    chunks: Sequence[bytes] | None = None
     """The data of every event before the one with the receipt; `None` for a whole answer."""
-    receipt: bytes | None
+    receipt: bytes | None = None
     """The receipt that came with it, if it came whole."""
+    absent: frozenset[Part] = frozenset()
+    """Parts that it has a place for and does not hold."""
+    model: str | None = None
+    """The model's name in it; `None` where it names none."""
+    finish_reasons: Sequence[str] | None = None
+    """One per choice; `None` where not every choice shows one."""
+    usage: Mapping[str, int] | None = None
+    """In the statement's words; `None` where it shows none."""
+    uncompared: Sequence[str] = ()
+    """What it shows beside, and nothing here compares."""
 
     def stream(self, inference_id: bytes) -> StreamBinding | None:
         """Return count and head of the chain over the chunks that were shown."""
@@ -60,7 +71,7 @@ def read_answer(data: bytes) -> Answer:
         raise MalformedError("the answer is too large", reason=Reason.TOO_LARGE)
     try:
         if data.lstrip()[:1] == b"{":
-            return _read_document(json.loads(data))
+            return _read_document(read_json(data))
         return _read_stream(data)
     except MalformedError:
         raise
@@ -70,29 +81,20 @@ def read_answer(data: bytes) -> Answer:
         raise _malformed("the answer holds a number of another type") from error
 
 
-def read_request(data: bytes) -> dict[Part, Any]:
-    """Read the body of a chat request into the parts that its receipt must commit to.
-
-    System and developer messages at the head are the system prompt, joined by an empty line.
+def read_json(data: bytes) -> Any:
+    """Read JSON in which no object gives a member twice: readers would differ on its value.
 
     Raises:
-        MalformedError: `malformed-transcript` or `too-large`.
+        ValueError: for anything else.
     """
-    if len(data) > MAX_ANSWER_BYTES:
-        raise MalformedError("the request is too large", reason=Reason.TOO_LARGE)
-    try:
-        messages = json.loads(data)["messages"]
-        system = list(itertools.takewhile(lambda each: each["role"] in _SYSTEM_ROLES, messages))
-        parts: dict[Part, Any] = {Part.MESSAGES: messages[len(system) :]}
-        if system:
-            parts[Part.SYSTEM_PROMPT] = "\n\n".join(_text(each["content"]) for each in system)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise _malformed("the request is not a chat request") from error
-    return parts
+    return json.loads(data.decode("utf-8"), object_pairs_hook=_unique_members)
 
 
-def _text(content: Any) -> str:
-    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+def _unique_members(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("a member is given twice")
+    return members
 
 
 def _malformed(what: str) -> MalformedError:
@@ -109,30 +111,67 @@ def _receipt_of(document: Mapping[str, Any]) -> bytes | None:
 
 def _read_document(document: dict[str, Any]) -> Answer:
     kind = document.get("object")
-    if kind == "chat.completion":
-        parts = _chat_parts(document["choices"])
-    elif kind == "text_completion":
-        choices = sorted(document["choices"], key=lambda choice: choice["index"])
-        parts = {Part.OUTPUT: [choice["text"] for choice in choices]}
-    elif kind == "response":
-        parts = _response_parts(document["output"])
-    elif kind == "list":
-        vectors = sorted(document["data"], key=lambda item: item["index"])
-        parts = {Part.OUTPUT: [_vector(item["embedding"]) for item in vectors]}
-    elif "outputs" in document and "model_name" in document:
-        parts = {Part.OUTPUT: [_tensor(tensor) for tensor in document["outputs"]]}
+    receipt = _receipt_of(document)
+    if kind in ("chat.completion", "text_completion"):
+        return _read_choices(document, receipt)
+    if kind == "response":
+        return Answer(
+            _response_parts(document["output"]),
+            receipt=receipt,
+            absent=_no_calls(document["output"]),
+            model=document.get("model"),
+            usage=_usage(document, "input_tokens", "output_tokens"),
+        )
+    if kind == "list":
+        items = sorted(document["data"], key=lambda item: item["index"])
+        vectors: dict[Part, Any] = {Part.OUTPUT: [_vector(item["embedding"]) for item in items]}
+        return Answer(vectors, receipt=receipt, model=document.get("model"))
+    if "outputs" in document and "model_name" in document:
+        outputs: dict[Part, Any] = {Part.OUTPUT: [*map(tensor_content, document["outputs"])]}
+        return Answer(outputs, receipt=receipt, model=document["model_name"])
+    raise _malformed("the answer is not of a shape known here")
+
+
+def _read_choices(document: dict[str, Any], receipt: bytes | None) -> Answer:
+    choices = sorted(document["choices"], key=lambda choice: choice["index"])
+    calls: list[Any] = []
+    if document["object"] == "text_completion":
+        texts = [choice["text"] for choice in choices]
     else:
-        raise _malformed("the answer is not of a shape known here")
-    return Answer(parts, None, _receipt_of(document))
-
-
-def _chat_parts(choices: list[dict[str, Any]]) -> dict[Part, Any]:
-    messages = [choice["message"] for choice in sorted(choices, key=lambda item: item["index"])]
-    parts: dict[Part, Any] = {Part.OUTPUT: [message.get("content") or "" for message in messages]}
-    calls = [_calls(message.get("tool_calls") or []) for message in messages]
+        texts = [_text_of_message(choice["message"]) for choice in choices]
+        calls = [_calls(choice["message"].get("tool_calls") or []) for choice in choices]
+    parts: dict[Part, Any] = {Part.OUTPUT: texts}
     if any(calls):
         parts[Part.TOOL_CALLS] = calls
-    return parts
+    scored = any(choice.get("logprobs") for choice in choices)
+    reasons = [choice.get("finish_reason") for choice in choices]
+    return Answer(
+        parts,
+        receipt=receipt,
+        absent=frozenset() if any(calls) else frozenset({Part.TOOL_CALLS}),
+        model=document.get("model"),
+        finish_reasons=reasons,
+        usage=_usage(document, "prompt_tokens", "completion_tokens"),
+        uncompared=["the log-probabilities shown: not compared"] if scored else (),
+    )
+
+
+_MESSAGE_MEMBERS: Final = {"role", "content", "tool_calls"}
+
+
+def _text_of_message(message: dict[str, Any]) -> Any:
+    given = {name for name, value in message.items() if value not in (None, [])}
+    if not given <= _MESSAGE_MEMBERS:
+        raise _malformed("a message holds what no receipt covers")
+    content = message.get("content")
+    return "" if content is None else content
+
+
+def _usage(document: dict[str, Any], input_name: str, output_name: str) -> dict[str, int] | None:
+    usage = document.get("usage")
+    if usage is None:
+        return None
+    return {"input_tokens": usage[input_name], "output_tokens": usage[output_name]}
 
 
 def _calls(calls: list[dict[str, Any]]) -> list[dict[str, str]]:
@@ -147,13 +186,10 @@ def _calls(calls: list[dict[str, Any]]) -> list[dict[str, str]]:
 
 
 def _response_parts(items: list[dict[str, Any]]) -> dict[Part, Any]:
-    text = "".join(
-        part["text"]
-        for item in items
-        if item["type"] == "message"
-        for part in item["content"]
-        if part["type"] == "output_text"
-    )
+    said = [part for item in items if item["type"] == "message" for part in item["content"]]
+    if any(part["type"] != "output_text" for part in said):
+        raise _malformed("a message holds what no receipt covers")
+    text = "".join(part["text"] for part in said)
     calls = [
         {"id": item["call_id"], "name": item["name"], "arguments": item["arguments"]}
         for item in items
@@ -163,6 +199,16 @@ def _response_parts(items: list[dict[str, Any]]) -> dict[Part, Any]:
     if calls:
         parts[Part.TOOL_CALLS] = [calls]
     return parts
+
+
+_ITEM_KINDS: Final = {"message", "function_call"}
+
+
+def _no_calls(items: list[dict[str, Any]]) -> frozenset[Part]:
+    kinds = {item["type"] for item in items}
+    if not kinds <= _ITEM_KINDS:
+        raise _malformed("the answer holds an item that no receipt covers")
+    return frozenset() if "function_call" in kinds else frozenset({Part.TOOL_CALLS})
 
 
 def _vector(embedding: Any) -> bytes:
@@ -187,7 +233,7 @@ _ELEMENT_FORMATS: Final = {
 }
 
 
-def _tensor(tensor: dict[str, Any]) -> list[Any]:
+def tensor_content(tensor: dict[str, Any]) -> list[Any]:
     """Return `[name, datatype, shape, bytes]` as it is committed to."""
     flat: list[Any] = []
     _flatten(tensor["data"], flat)
@@ -215,26 +261,30 @@ def _read_stream(data: bytes) -> Answer:
     chunks: list[bytes] = []
     events: list[dict[str, Any]] = []
     receipt = None
-    for line in data.split(b"\n"):
-        if not line.startswith(b"data: ") or line == b"data: [DONE]":
-            continue
-        chunk = line.removeprefix(b"data: ")
-        event = json.loads(chunk)
-        receipt = _receipt_of(event) or _receipt_of(event.get("response") or {})
+    for chunk in read_events(data):
         if receipt is not None:
-            # The event that carries the receipt is the last one, and not part of the chain.
-            events.append(event)
-            break
-        chunks.append(chunk)
+            raise _malformed("an event comes after the one with the receipt")
+        event = read_json(chunk)
+        receipt = _receipt_of(event) or _receipt_of(event.get("response") or {})
+        # The event that carries the receipt is the last one, and not part of the chain.
+        if receipt is None:
+            chunks.append(chunk)
+        elif event.get("choices"):
+            raise _malformed("the event with the receipt holds a part of the answer")
         events.append(event)
     if not events:
         raise _malformed("the answer is neither JSON nor a stream of events")
-    return Answer(_stream_parts(events), chunks, receipt)
+    is_response = str(events[0].get("type", "")).startswith("response.")
+    parts = _response_stream_parts(events) if is_response else _stream_parts(events)
+    absent = frozenset() if Part.TOOL_CALLS in parts else frozenset({Part.TOOL_CALLS})
+    return Answer(parts, chunks, receipt, absent, model=_model_of(events[0]))
+
+
+def _model_of(event: dict[str, Any]) -> Any:
+    return event.get("model", (event.get("response") or {}).get("model"))
 
 
 def _stream_parts(events: list[dict[str, Any]]) -> dict[Part, Any]:
-    if str(events[0].get("type", "")).startswith("response."):
-        return _response_stream_parts(events)
     texts: dict[int, list[str]] = {}
     calls: dict[int, dict[int, dict[str, str]]] = {}
     for event in events:
@@ -272,5 +322,11 @@ def _response_stream_parts(events: list[dict[str, Any]]) -> dict[Part, Any]:
         for event in events
         if event["type"] == "response.output_item.done" and event["item"]["type"] != "message"
     ]
-    parts = _response_parts(items)
-    return {**parts, Part.OUTPUT: [text]}
+    parts = {**_response_parts(items), Part.OUTPUT: [text]}
+    whole = (events[-1].get("response") or {}).get("output") or []
+    # The last event repeats everything, is what most callers read, and is not in the chain. Where
+    # it says something else, both were shown, and so both must have been committed to.
+    for part, content in (_response_parts(whole) if whole else {}).items():
+        if parts.get(part) != content:
+            parts[part] = [*parts.get(part, []), *content]
+    return parts

@@ -9,42 +9,26 @@ fails; content that was not opened is not checked and is said to be so.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, Final
+from typing import Final
 
+from verispect.appraisal.expected import NOTHING_EXPECTED as NOTHING_EXPECTED
+from verispect.appraisal.expected import Expected as Expected
+from verispect.appraisal.expected import check_expected
 from verispect.appraisal.policy import AssurancePolicy
 from verispect.appraisal.result import _GUARD, AttestationResult, Verdict, VerifiedReceipt
 from verispect.appraisal.trusted_root import TrustedRoot
 from verispect.core.claims import Claim, ClaimSources, Source, combine
-from verispect.core.commitments import OpenedParts, Part
-from verispect.core.encoding import Digest, encode_content
+from verispect.core.commitments import OpenedParts
+from verispect.core.encoding import Digest
 from verispect.core.errors import Error, Reason, TrustError, UnsupportedError, VerificationError
 from verispect.core.receipt import InferenceReceipt
-from verispect.core.statement import InferenceStatement, ModelIdentity, StreamBinding
+from verispect.core.statement import InferenceStatement, ModelIdentity
 from verispect.evidence.interface import Check, CheckStatus, EvidenceContext, EvidenceKind
 from verispect.evidence.registry import BUILT_IN
 
 CLOCK_SKEW_MILLISECONDS: Final = 60_000
 """How far ahead of the verifier's time an issuer's clock may be."""
-
-
-@dataclass(frozen=True, slots=True)
-class Expected:
-    """What the caller knows of its own request and of the answer it was shown.
-
-    A receipt says that *some* request was answered. Only this ties it to yours.
-    """
-
-    nonce: bytes | None = None
-    """The nonce that was sent with the request."""
-    parts: Mapping[Part, Any] = field(default_factory=dict)
-    """Content that the caller sent or received; each must equal what was committed to."""
-    stream: StreamBinding | None = None
-    """Count and head of the chunks that the caller was shown."""
-
-
-NOTHING_EXPECTED: Final = Expected()
 
 
 class Verifier:
@@ -127,7 +111,7 @@ class Verifier:
         checks.append(_check_nonce(statement, policy, expected))
         # 5. Every opening matches its commitment, and what the caller holds is what was opened.
         checks += _check_openings(statement, opened)
-        checks += _check_expected(statement, opened, expected)
+        checks += check_expected(statement, opened, expected)
         # 6. The model is of a kind, and one, that the policy accepts.
         checks.append(_check_model(statement, policy, self._trusted_root))
         # 7. Keys for development pass only where the policy says so.
@@ -142,6 +126,7 @@ class Verifier:
         not_covered += _uncovered(claims, statement, opened, failed=failed)
         if statement.stream is not None and expected.stream is None:
             not_covered.append("the chunks of the stream: not compared with those shown")
+        not_covered += expected.uncompared
         if statement.assurance != policy.digest():
             not_covered.append("the policy required when asking: it is not the one applied here")
         return AttestationResult(
@@ -270,38 +255,6 @@ def _check_openings(statement: InferenceStatement, opened: OpenedParts) -> list[
         else:
             checks.append(_passed(name, "matches its commitment"))
     return checks
-
-
-def _check_expected(
-    statement: InferenceStatement, opened: OpenedParts, expected: Expected
-) -> list[Check]:
-    checks = []
-    for part, content in expected.parts.items():
-        name = f"content:{part.label}"
-        opening = opened.get(part)
-        if opening is None:
-            detail = f"{part.label} is not opened, so it cannot be compared"
-            checks.append(_failed(name, detail, Reason.CONTENT_NOT_OPENED))
-        elif not _is_encoding_of(content, opening.value):
-            detail = f"{part.label} differs from what was committed to"
-            checks.append(_failed(name, detail, Reason.CONTENT_MISMATCH))
-        else:
-            checks.append(_passed(name, "equal to what the caller holds"))
-    if expected.stream is not None:
-        if statement.stream != expected.stream:
-            detail = "the chunks shown are not the chunks signed"
-            checks.append(_failed("stream", detail, Reason.STREAM_MISMATCH))
-        else:
-            checks.append(_passed("stream", f"{expected.stream.chunks} chunks as shown"))
-    return checks
-
-
-def _is_encoding_of(content: Any, value: bytes) -> bool:
-    try:
-        return value == encode_content(content)
-    except TypeError:
-        # NaN, lone surrogates, endless nesting: whoever was shown it, it was never committed to.
-        return False
 
 
 def _check_model(

@@ -7,13 +7,17 @@ module: it is neither shown nor part of any error. A key file that others may re
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -92,15 +96,13 @@ class Issuer:
         description = {"issuer": name, "development": development, "notBefore": now}
         try:
             directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # The description first: a key without one would be a key nobody can name.
-            (directory / DESCRIPTION_FILE).write_text(json.dumps(description, indent=2) + "\n")
-            descriptor = os.open(
-                directory / KEY_FILE, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600
-            )
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(pem)
-                file.flush()
-                os.fsync(file.fileno())
+            with _only_one(directory):
+                # The description of a key that is there must stay as it is.
+                if (directory / KEY_FILE).exists():
+                    raise FileExistsError
+                # The description first: a key without one would be a key nobody can name.
+                _write(directory / DESCRIPTION_FILE, json.dumps(description, indent=2).encode())
+                _write(directory / KEY_FILE, pem)
         except FileExistsError as error:
             raise StoreError(
                 f"{directory / KEY_FILE} is there already", reason=Reason.STORE_FAILED
@@ -127,7 +129,7 @@ class Issuer:
                 f"cannot read {directory / DESCRIPTION_FILE}: {error.strerror}",
                 reason=Reason.STORE_FAILED,
             ) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise _malformed(f"{DESCRIPTION_FILE} is not JSON") from error
         if (
             not isinstance(description, dict)
@@ -135,6 +137,7 @@ class Issuer:
             or not isinstance(description["issuer"], str)
             or type(description["development"]) is not bool
             or type(description["notBefore"]) is not int
+            or description["notBefore"] < 0
         ):
             raise _malformed(f"{DESCRIPTION_FILE} is not an issuer's description")
         _check_name(description["issuer"])
@@ -144,6 +147,30 @@ class Issuer:
             development=description["development"],
             not_before=description["notBefore"],
         )
+
+
+@contextmanager
+def _only_one(directory: Path) -> Iterator[None]:
+    """Hold a lock on `directory`, so that of two who make a key one finds the other's."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file under another name, readable by its owner only, and put it in place."""
+    draft = path.with_suffix(".draft")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(path)
 
 
 def _malformed(what: str) -> MalformedError:
@@ -170,7 +197,7 @@ def _read_seed(path: Path) -> bytes:
         )
     try:
         key = load_pem_private_key(data[:MAX_KEY_FILE_BYTES], password=None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise _malformed(f"{path.name} is not an unencrypted PKCS #8 key") from error
     if not isinstance(key, Ed25519PrivateKey):
         raise _malformed(f"{path.name} is not an Ed25519 key")

@@ -5,14 +5,17 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from verispect.cli.files import read_policy, read_trusted_root, write_file
+from verispect.cli.outcome import EXIT_DONE, tell_failure
 from verispect.core.encoding import to_base64url
-from verispect.core.errors import RequestError
+from verispect.core.errors import Error, RequestError
 
 if TYPE_CHECKING:
     from verispect.client.session import Exchange
+
+_WHOLE: Final = frozenset({"stop", "tool_calls"})
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -48,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the subcommand and return its exit code."""
     from verispect.client.session import GatewayClient, now_milliseconds, verify_exchange
 
-    prompt = sys.stdin.read() if arguments.prompt == "-" else arguments.prompt
+    prompt = _prompt(arguments.prompt)
     if not prompt:
         raise RequestError("the prompt is empty", parameter="prompt")
     messages = [{"role": "user", "content": prompt}]
@@ -65,21 +68,47 @@ def run(arguments: argparse.Namespace) -> int:
             assurance=arguments.assurance,
             lane=arguments.lane,
             options=_options(arguments),
-            on_text=lambda text: print(text, end="", flush=True),
+            on_text=_show,
         )
-    print()
+    print(flush=True)
     if arguments.save is not None:
         save_exchange(exchange, arguments.save, stream=arguments.stream)
     if root is None:
         print("UNVERIFIED: --unsafe-no-verify was given", file=sys.stderr)
-        return 0
-    verified = verify_exchange(exchange, trusted_root=root, policy=policy, now=now_milliseconds())
+        return EXIT_DONE
+    try:
+        verified = verify_exchange(
+            exchange, trusted_root=root, policy=policy, now=now_milliseconds()
+        )
+    except Error as error:
+        return tell_failure(error)
     result = verified.result
     print(f"OK: verified under policy {policy.name}", file=sys.stderr)
     print(f"    receipt {result.receipt_id.hex()}", file=sys.stderr)
+    for reason in verified.statement.finish_reasons:
+        if reason not in _WHOLE:
+            print(f"    the answer is not whole: {reason}", file=sys.stderr)
     for line in result.not_covered:
         print(f"    not covered: {line}", file=sys.stderr)
-    return 0
+    return EXIT_DONE
+
+
+def _prompt(argument: str) -> str:
+    if argument != "-":
+        return argument
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise RequestError("standard input is not UTF-8", parameter="prompt") from error
+
+
+def _show(text: str) -> None:
+    if sys.stdout.isatty():
+        # On a terminal, control characters of a model could erase or forge what we say.
+        text = "".join(
+            c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text
+        )
+    print(text, end="", flush=True)
 
 
 def save_exchange(exchange: Exchange, directory: Path, *, stream: bool) -> None:

@@ -73,20 +73,18 @@ def read_policy(name: str) -> AssurancePolicy:
     """Return the preset `name`, or read the policy file of that name.
 
     Raises:
-        StoreError: `store-failed`.
+        StoreError: `store-failed` where it is neither.
         MalformedError: `malformed-policy`.
     """
     if name in PRESETS:
         return PRESETS[name]
-    path = Path(name)
-    if not path.suffix and not path.exists():
-        presets = ", ".join(sorted(PRESETS))
-        raise MalformedError(
-            f"{name} is neither a policy file nor one of the presets: {presets}",
-            reason=Reason.MALFORMED_POLICY,
-        )
     try:
-        text = read_file(path).decode()
+        text = read_file(Path(name)).decode()
+    except StoreError as error:
+        presets = ", ".join(sorted(PRESETS))
+        raise StoreError(
+            f"{error.message}, and it is none of the presets: {presets}", reason=error.reason
+        ) from error
     except UnicodeDecodeError as error:
         raise MalformedError("the policy is not UTF-8", reason=Reason.MALFORMED_POLICY) from error
     return AssurancePolicy.from_toml(text)

@@ -6,26 +6,17 @@ Exit codes: 0 verified or done, 1 refused, 2 usage, 3 malformed, 4 could not tel
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import sys
 from collections.abc import Sequence
 from typing import Final
 
 from verispect import __version__
 from verispect.cli import ask, inspect, keys, models, policy, serve, verify
-from verispect.core.errors import (
-    Error,
-    MalformedError,
-    RequestError,
-    TrustError,
-    UnsupportedError,
-    VerificationError,
-)
-
-EXIT_DONE: Final = 0
-EXIT_REFUSED: Final = 1
-EXIT_USAGE: Final = 2
-EXIT_MALFORMED: Final = 3
-EXIT_COULD_NOT_TELL: Final = 4
+from verispect.cli.outcome import EXIT_COULD_NOT_TELL, EXIT_INTERRUPTED, EXIT_USAGE, tell_error
+from verispect.cli.outcome import exit_code as exit_code
+from verispect.core.errors import Error
 
 _COMMANDS: Final = (serve, ask, verify, inspect, models, keys, policy)
 
@@ -44,35 +35,30 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one subcommand and return its exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        # Text of others is printed: what the terminal cannot show is no reason to fail.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     parsed = build_parser().parse_args(arguments)
     commands = {module.__name__.rpartition(".")[2]: module for module in _COMMANDS}
     try:
         code: int = commands[parsed.command].run(parsed)
+        sys.stdout.flush()
         return code
     except Error as error:
-        print(f"verispect: error: {error.message} ({error.reason.value})", file=sys.stderr)
-        return exit_code(error)
+        return tell_error(error)
     except ModuleNotFoundError as error:
         print(f"verispect: error: {error.name} is not installed", file=sys.stderr)
         print("verispect: hint: pip install 'verispect[all]'", file=sys.stderr)
         return EXIT_USAGE
-    except BrokenPipeError:
-        return EXIT_DONE
-    except KeyboardInterrupt:
-        return 130
-
-
-def exit_code(error: Error) -> int:
-    """Return the exit code of an error: no, not understood, and could not tell differ."""
-    if isinstance(error, VerificationError):
-        return EXIT_REFUSED
-    if isinstance(error, MalformedError):
-        return EXIT_MALFORMED
-    if isinstance(error, (TrustError, UnsupportedError)):
+    except OSError as error:
+        # Standard output is closed or full. The verdict may be lost, so this is never "verified".
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if not isinstance(error, BrokenPipeError):
+            print(f"verispect: error: cannot write: {error.strerror}", file=sys.stderr)
         return EXIT_COULD_NOT_TELL
-    if isinstance(error, RequestError):
-        return EXIT_USAGE
-    return EXIT_COULD_NOT_TELL
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":

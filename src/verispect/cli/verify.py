@@ -11,21 +11,23 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from verispect.appraisal.result import AttestationResult, Verdict
-from verispect.appraisal.transcript import read_answer, read_request
-from verispect.appraisal.verifier import Expected, Verifier
+from verispect.appraisal.asked import expect, read_request
+from verispect.appraisal.expected import Expected
+from verispect.appraisal.result import AttestationResult
+from verispect.appraisal.transcript import read_answer
+from verispect.appraisal.verifier import Verifier
 from verispect.cli.files import read_file, read_policy, read_receipt, read_trusted_root, to_json
+from verispect.cli.outcome import tell_verdict
 from verispect.core.claims import Claim, Source
-from verispect.core.commitments import Part, decode_openings
+from verispect.core.commitments import decode_openings
 from verispect.core.encoding import from_base64url, from_hex
-from verispect.core.errors import MalformedError, Reason
+from verispect.core.errors import RequestError
 from verispect.core.receipt import InferenceReceipt
 from verispect.evidence.interface import CheckStatus
 from verispect.evidence.registry import load_kinds
 
-_EXIT_CODES: Final = {Verdict.VERIFIED: 0, Verdict.REFUSED: 1, Verdict.UNDETERMINED: 4}
 _MARKS: Final = {
     CheckStatus.PASSED: "ok  ",
     CheckStatus.FAILED: "FAIL",
@@ -45,7 +47,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--policy", required=True, help="preset name or policy file (TOML)")
     parser.add_argument("--trusted-root", required=True, type=Path, help="whom you trust (JSON)")
     parser.add_argument("--openings", type=Path, help="openings of the commitments (CBOR)")
-    parser.add_argument("--request", type=Path, help="the chat request you sent (JSON)")
+    parser.add_argument("--request", type=Path, help="the request you sent (JSON)")
     parser.add_argument(
         "--response", type=Path, help="the answer you were shown: JSON, or the event stream"
     )
@@ -81,7 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(to_json(result.to_json()))
     else:
         print_result(result)
-    return _EXIT_CODES[result.verdict]
+    sys.stdout.flush()
+    return tell_verdict(result)
 
 
 def _time(text: str | None) -> int:
@@ -89,22 +92,19 @@ def _time(text: str | None) -> int:
         return time.time_ns() // 1_000_000
     try:
         moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise MalformedError("--at is not a time", reason=Reason.INVALID_REQUEST) from error
-    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
+        in_zone = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        return int(in_zone.timestamp() * 1000)
+    except (ValueError, OverflowError) as error:
+        raise RequestError("--at is not a time", parameter="at") from error
 
 
 def _expected(arguments: argparse.Namespace, receipt: InferenceReceipt) -> Expected:
-    nonce = None if arguments.nonce is None else from_base64url(arguments.nonce)
-    parts: dict[Part, Any] = {}
-    stream = None
-    if arguments.request is not None:
-        parts.update(read_request(read_file(arguments.request)))
-    if arguments.response is not None:
-        answer = read_answer(read_file(arguments.response))
-        parts.update(answer.parts)
-        stream = answer.stream(from_hex(receipt.claimed_inference))
-    return Expected(nonce=nonce, parts=parts, stream=stream)
+    return expect(
+        None if arguments.request is None else read_request(read_file(arguments.request)),
+        None if arguments.response is None else read_answer(read_file(arguments.response)),
+        inference_id=from_hex(receipt.claimed_inference),
+        nonce=None if arguments.nonce is None else from_base64url(arguments.nonce),
+    )
 
 
 def print_result(result: AttestationResult) -> None:
@@ -122,10 +122,3 @@ def print_result(result: AttestationResult) -> None:
         print(f"  - {line}")
     print(f"\n  receipt {result.receipt_id.hex()}")
     print(f"  policy  {result.policy_name} {result.policy_digest.hex()}")
-    sys.stdout.flush()
-    if result.verdict is Verdict.VERIFIED:
-        print(f"OK: verified under policy {result.policy_name}", file=sys.stderr)
-    else:
-        word = "FAIL: refused" if result.verdict is Verdict.REFUSED else "FAIL: could not tell"
-        reason_code = result.reason.value if result.reason else "policy-unmet"
-        print(f"{word} ({reason_code})", file=sys.stderr)

@@ -9,26 +9,41 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Final, NoReturn, Self
 
 import httpx
 
-from verispect.appraisal.policy import AssurancePolicy
+from verispect.appraisal.asked import expect, read_request
+from verispect.appraisal.event_stream import EventReader
+from verispect.appraisal.policy import PRESETS, AssurancePolicy
 from verispect.appraisal.result import VerifiedReceipt
-from verispect.appraisal.transcript import MAX_ANSWER_BYTES, Answer, read_answer, read_request
+from verispect.appraisal.transcript import MAX_ANSWER_BYTES, Answer, read_answer
 from verispect.appraisal.trusted_root import TrustedRoot
-from verispect.appraisal.verifier import Expected, Verifier
+from verispect.appraisal.verifier import Verifier
 from verispect.core.commitments import MAX_OPENINGS_BYTES, Opening, Part, decode_openings
 from verispect.core.encoding import from_hex, to_base64url
-from verispect.core.errors import NetworkError, Reason, RequestError
+from verispect.core.errors import (
+    MalformedError,
+    NetworkError,
+    Reason,
+    RequestError,
+    UnsupportedError,
+    VerificationError,
+)
 from verispect.core.receipt import InferenceReceipt
 
 _NONCE_BYTES: Final = 16
 _MAX_ERROR_CHARACTERS: Final = 300
+_MAX_ERROR_BYTES: Final = 64 * 1024
+_MAX_RECEIPT_BYTES: Final = 64 * 1024 * 1024
+_INFERENCE: Final = re.compile(r"[0-9a-f]{32}")
+_OPENING_KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_TRY_LATER: Final = (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +55,8 @@ class Exchange:
     receipt: bytes
     openings: bytes
     nonce: bytes
+    assurance: str
+    """The word with which assurance was asked for."""
 
     @property
     def answer(self) -> Answer:
@@ -58,6 +75,9 @@ class GatewayClient:
         url: for example `http://127.0.0.1:8402`.
         timeout_seconds: longest silence of the gateway.
         transport: for tests and special networks.
+
+    Raises:
+        RequestError: `url` is none.
     """
 
     def __init__(
@@ -67,9 +87,12 @@ class GatewayClient:
         timeout_seconds: float = 120.0,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
-        self._http = httpx.Client(
-            base_url=url, timeout=timeout_seconds, follow_redirects=False, transport=transport
-        )
+        try:
+            self._http = httpx.Client(
+                base_url=url, timeout=timeout_seconds, follow_redirects=False, transport=transport
+            )
+        except (httpx.InvalidURL, ValueError) as error:
+            raise RequestError("the gateway's address is not a URL", parameter="url") from error
 
     def __enter__(self) -> Self:
         return self
@@ -128,7 +151,6 @@ class GatewayClient:
     ) -> Exchange:
         """Send one request to `path`; see `chat`."""
         nonce = os.urandom(_NONCE_BYTES)
-        request = json.dumps(body, ensure_ascii=False).encode()
         headers = {
             "content-type": "application/json",
             "verispect-assurance": assurance,
@@ -136,27 +158,46 @@ class GatewayClient:
             "verispect-nonce": to_base64url(nonce),
         }
         try:
-            with self._http.stream("POST", path, content=request, headers=headers) as response:
-                received = _read(response, on_text)
-            inference = response.headers.get("verispect-inference", "")
-            receipt = self._fetch(f"/v1/receipts/{inference}", {})
-            opening_key = response.headers.get("verispect-opening-key", "")
-            openings = self._fetch(
-                f"/v1/receipts/{inference}/openings", {"verispect-opening-key": opening_key}
-            )
+            request = json.dumps(body, ensure_ascii=False).encode()
+            head, received = self._send("POST", path, request, headers, MAX_ANSWER_BYTES, on_text)
+        except (UnicodeEncodeError, httpx.InvalidURL) as error:
+            raise RequestError("the request holds text that cannot be sent") from error
+        inference = head.get("verispect-inference", "")
+        opening_key = head.get("verispect-opening-key", "")
+        if not _INFERENCE.fullmatch(inference) or not _OPENING_KEY.fullmatch(opening_key):
+            raise MalformedError("the answer names no receipt", reason=Reason.MALFORMED_TRANSCRIPT)
+        where = f"/v1/receipts/{inference}"
+        _, receipt = self._send("GET", where, b"", {}, _MAX_RECEIPT_BYTES)
+        _, openings = self._send(
+            "GET",
+            f"{where}/openings",
+            b"",
+            {"verispect-opening-key": opening_key},
+            MAX_OPENINGS_BYTES,
+        )
+        return Exchange(request, received, receipt, openings, nonce, assurance)
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        content: bytes,
+        headers: Mapping[str, str],
+        limit: int,
+        on_text: Callable[[str], None] | None = None,
+    ) -> tuple[httpx.Headers, bytes]:
+        # Nothing compressed: a few bytes could become more than there is memory.
+        all_headers = {**headers, "accept-encoding": "identity"}
+        try:
+            with self._http.stream(method, path, content=content, headers=all_headers) as response:
+                if response.status_code != httpx.codes.OK:
+                    _refuse(response)
+                return response.headers, _read(response, limit, on_text)
         except httpx.HTTPError as error:
             raise NetworkError(
                 f"the gateway did not answer: {type(error).__name__}",
                 reason=Reason.NETWORK_FAILED,
             ) from error
-        return Exchange(request, received, receipt, openings, nonce)
-
-    def _fetch(self, path: str, headers: Mapping[str, str]) -> bytes:
-        response = self._http.get(path, headers=dict(headers))
-        _refuse_error(response)
-        if len(response.content) > MAX_OPENINGS_BYTES:
-            raise NetworkError("the gateway sent too much", reason=Reason.TOO_LARGE)
-        return response.content
 
 
 def verify_exchange(
@@ -178,10 +219,22 @@ def verify_exchange(
     """
     receipt = InferenceReceipt.parse(exchange.receipt)
     answer = exchange.answer
-    expected = Expected(
+    if answer.receipt is not None and answer.receipt != exchange.receipt:
+        raise VerificationError(
+            "the receipt in the answer is not the one the gateway keeps",
+            reason=Reason.CONTENT_MISMATCH,
+        )
+    required = PRESETS.get(exchange.assurance)
+    if required is None:
+        raise UnsupportedError(
+            "the assurance asked for is unknown here", reason=Reason.ASSURANCE_UNKNOWN
+        )
+    expected = expect(
+        read_request(exchange.request),
+        answer,
+        inference_id=from_hex(receipt.claimed_inference),
         nonce=exchange.nonce,
-        parts={**_sent(exchange.request), **answer.parts},
-        stream=answer.stream(from_hex(receipt.claimed_inference)),
+        assurance=required.digest(),
     )
     return Verifier(trusted_root).verify(
         receipt, opened=exchange.opened(), policy=policy, now=now, expected=expected
@@ -193,53 +246,50 @@ def now_milliseconds() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _sent(request: bytes) -> dict[Part, Any]:
-    return read_request(request) if b'"messages"' in request else {}
-
-
-def _read(response: httpx.Response, on_text: Callable[[str], None]) -> bytes:
-    if response.status_code != httpx.codes.OK:
-        response.read()
-        _refuse_error(response)
+def _read(response: httpx.Response, limit: int, on_text: Callable[[str], None] | None) -> bytes:
     pieces: list[bytes] = []
     size = 0
-    pending = b""
     is_stream = response.headers.get("content-type", "").startswith("text/event-stream")
-    for piece in response.iter_bytes():
+    reader = EventReader()
+    for piece in response.iter_raw():
         pieces.append(piece)
         size += len(piece)
-        if size > MAX_ANSWER_BYTES:
+        if size > limit:
             raise NetworkError("the gateway sent too much", reason=Reason.TOO_LARGE)
-        if is_stream:
-            *lines, pending = (pending + piece).split(b"\n")
-            for line in lines:
-                _show(line, on_text)
+        if on_text is not None and is_stream:
+            for event in reader.feed(piece):
+                _show(event, on_text)
     received = b"".join(pieces)
-    if not is_stream:
+    if on_text is not None and not is_stream:
         for text in read_answer(received).parts.get(Part.OUTPUT, []):
             if isinstance(text, str):
                 on_text(text)
     return received
 
 
-def _show(line: bytes, on_text: Callable[[str], None]) -> None:
-    if not line.startswith(b"data: {"):
-        return
+def _show(event: bytes, on_text: Callable[[str], None]) -> None:
     try:
-        for choice in json.loads(line[6:]).get("choices", []):
+        for choice in json.loads(event).get("choices", []):
             text = choice.get("delta", {}).get("content")
-            if text:
+            if isinstance(text, str) and text:
                 on_text(text)
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, TypeError, RecursionError):
         return  # Shown as it comes; whether it is right is decided on the whole.
 
 
-def _refuse_error(response: httpx.Response) -> None:
-    if response.status_code == httpx.codes.OK:
-        return
+def _refuse(response: httpx.Response) -> NoReturn:
+    status = response.status_code
+    body = b""
+    for piece in response.iter_raw():
+        body += piece[:_MAX_ERROR_BYTES]
+        if len(body) >= _MAX_ERROR_BYTES:
+            break
     try:
-        message = str(response.json()["error"]["message"])
-    except (ValueError, KeyError, TypeError):
+        message = str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError, RecursionError):
         message = "no message"
     shown = "".join(c for c in message[:_MAX_ERROR_CHARACTERS] if c.isprintable())
-    raise RequestError(f"the gateway answered {response.status_code}: {shown}")
+    told = f"the gateway answered {status}: {shown}"
+    if httpx.codes.is_client_error(status) and status not in _TRY_LATER:
+        raise RequestError(told)
+    raise NetworkError(told, reason=Reason.NETWORK_FAILED)
