@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import socket
 import sys
 from pathlib import Path
 from typing import Any, Final
 
+from verispect.cli.outcome import EXIT_COULD_NOT_TELL, EXIT_DONE
 from verispect.cli.places import default_home
 from verispect.core.errors import Reason, RequestError, StoreError
 
 _DEFAULT_PORT: Final = 8402
+_BACKLOG: Final = 2048
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -55,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         ServiceConfiguration,
     )
 
+    _check_numbers(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     configuration = ServiceConfiguration(
         keys=str(arguments.keys),
@@ -77,10 +81,21 @@ def run(arguments: argparse.Namespace) -> int:
         # A caller that reads no further must not keep the server from stopping.
         "timeout_graceful_shutdown": 15,
     }
+    # Made here in any case: what is missing, changed or locked is told once, and by us.
+    service = Service(configuration)
+    names = service.state.pool.names()
+    if not names:
+        raise RequestError(
+            f"no model is registered in {arguments.registry}: see verispect models add",
+            parameter="registry",
+        )
+    print(f"verispect: serving {', '.join(names)}", file=sys.stderr)
     shown = f"[{host}]" if ":" in host else host
+    print(f"verispect: listening on http://{shown}:{port}", flush=True)
     if arguments.workers > 1:
         from uvicorn.supervisors import Multiprocess
 
+        asyncio.run(service.close())
         os.environ[CONFIGURATION_VARIABLE] = configuration.to_json()
         config = uvicorn.Config(
             "verispect.gateway.service:create_from_environment",
@@ -88,15 +103,19 @@ def run(arguments: argparse.Namespace) -> int:
             workers=arguments.workers,
             **options,
         )
-        print(f"verispect: listening on http://{shown}:{port}", flush=True)
         Multiprocess(config, sockets=[listener]).run()
-        return 0
-    service = Service(configuration)
-    names = service.state.pool.names()
-    print(f"verispect: serving {', '.join(names) or 'no models'}", file=sys.stderr)
-    print(f"verispect: listening on http://{shown}:{port}", flush=True)
-    uvicorn.Server(uvicorn.Config(service.application(), **options)).run(sockets=[listener])
-    return 0
+        return EXIT_DONE
+    server = uvicorn.Server(uvicorn.Config(service.application(), **options))
+    server.run(sockets=[listener])
+    return EXIT_DONE if server.started else EXIT_COULD_NOT_TELL
+
+
+def _check_numbers(arguments: argparse.Namespace) -> None:
+    for name, lowest in (("workers", 1), ("threads", 1), ("openings_hours", 0)):
+        value = getattr(arguments, name)
+        if value is not None and value < lowest:
+            option = name.replace("_", "-")
+            raise RequestError(f"--{option} must be at least {lowest}", parameter=option)
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -105,9 +124,11 @@ def _listen(host: str, port: int) -> socket.socket:
         listener = socket.socket(family, socket.SOCK_STREAM)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
+        # Two who may share an address can both bind it; only one can listen.
+        listener.listen(_BACKLOG)
         listener.set_inheritable(True)
-    except (OSError, OverflowError) as error:
-        what = error.strerror if isinstance(error, OSError) else "port out of range"
+    except (OSError, OverflowError, UnicodeError) as error:
+        what = error.strerror if isinstance(error, OSError) else "not an address"
         raise StoreError(
             f"cannot listen on {host} port {port}: {what}", reason=Reason.NETWORK_FAILED
         ) from error
@@ -120,5 +141,7 @@ def _pairs(texts: list[str]) -> dict[str, str]:
         name, separator, variable = text.partition("=")
         if not separator or not name or not variable:
             raise RequestError("expected --upstream-key NAME=VARIABLE")
+        if variable not in os.environ:
+            raise RequestError(f"the environment variable {variable} is not set")
         pairs[name] = variable
     return pairs

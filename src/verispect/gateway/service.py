@@ -143,6 +143,10 @@ class Service:
                 await self.store.erase_openings(older_than=time.time_ns() // 1_000_000 - retention)
             await asyncio.sleep(_ERASE_EVERY_SECONDS)
 
+    async def close(self) -> None:
+        """Stop every engine and close what is kept on disk."""
+        await self._stop()
+
     async def _stop(self) -> None:
         if self._eraser is not None:
             self._eraser.cancel()
