@@ -5,6 +5,7 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
 UV_VERSION := 0.13.9
+LITELLM_VERSION := 1.106.2
 PYTHON ?= python3
 UV := .tooling/bin/uv
 RUN := .venv/bin/python
@@ -74,6 +75,13 @@ bench-receipt: .venv/.test  ## Receipt size, minting and verifying
 bench-gateway: .venv/.test  ## CPU, latency and throughput of the gateway
 	@$(RUN) bench/gateway.py
 
+# LiteLLM is a peer to measure, not a part of this project: an environment of its own.
+.PHONY: bench-litellm
+bench-litellm: $(UV) .venv/.test  ## As bench-gateway, with LiteLLM's proxy beside it
+	@test -x .venv-litellm/bin/litellm || { $(UV) venv --quiet --python "$(PYTHON)" .venv-litellm \
+	  && $(UV) pip install --quiet --python .venv-litellm/bin/python "litellm[proxy]==$(LITELLM_VERSION)"; }
+	@$(RUN) bench/gateway.py
+
 .PHONY: clean
 clean:  ## Remove what the targets installed and made
-	rm -rf .venv .tooling .demo .models dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-litellm .tooling .demo .models dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
