@@ -84,6 +84,8 @@ class Expectation:
     """The exact value of the field the guest chose (`report_data`, `user_data`)."""
     public_key: bytes | None = None
     """The key that the evidence must carry, where its format has a field for one."""
+    audience: str | None = None
+    """For whom a token must have been made, where its format names somebody."""
     measurements: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Register name to accepted values in lower-case hexadecimal. A register that is named here
     and absent from the evidence fails."""
