@@ -275,9 +275,9 @@ def _check_model(
 def _check_policy(policy: AssurancePolicy, claims: ClaimSources) -> Check:
     if policy.is_empty():
         return _failed("policy", "a policy that requires nothing denies", Reason.POLICY_EMPTY)
-    if refuted := [claim.value for claim in Claim if Source.REFUTED in claims[claim]]:
-        detail = f"evidence refutes {', '.join(refuted)}"
-        return _failed("policy", detail, Reason.EVIDENCE_REFUTES)
+    if _REFUTED in claims.values():
+        refuted = ", ".join(claim.value for claim in Claim if claims[claim] == _REFUTED)
+        return _failed("policy", f"evidence refutes {refuted}", Reason.EVIDENCE_REFUTES)
     if unmet := policy.unmet(claims):
         words = ", ".join(claim.value for claim in unmet)
         return _failed("policy", f"not met for {words}", Reason.POLICY_UNMET)
@@ -285,6 +285,7 @@ def _check_policy(policy: AssurancePolicy, claims: ClaimSources) -> Check:
 
 
 _UNSTATED: Final = frozenset({Source.UNSTATED})
+_REFUTED: Final = frozenset({Source.REFUTED})
 _NOBODY_STATES: Final = {claim: f"{claim.value}: nobody states it" for claim in Claim}
 
 

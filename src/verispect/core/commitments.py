@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from verispect.core.encoding import (
     Digest,
+    byte_string,
     decode,
     decode_content,
     encode,
@@ -33,6 +34,7 @@ MAX_OPENINGS_ITEMS: Final = 128
 _DOMAIN: Final = b"verispect-commitment-v1"
 _OPENINGS_MAGIC: Final = "verispect-openings"
 _OPENINGS_VERSION: Final = 1
+_OPENINGS_START: Final = b"\x83" + encode(_OPENINGS_MAGIC) + encode(_OPENINGS_VERSION)
 
 
 class Part(IntEnum):
@@ -106,13 +108,12 @@ OpenedParts = Mapping[Part, Opening]
 
 def encode_openings(openings: OpenedParts) -> bytes:
     """Encode openings as `["verispect-openings", 1, {part: [salt, value]}]`."""
-    return encode(
-        [
-            _OPENINGS_MAGIC,
-            _OPENINGS_VERSION,
-            {int(part): [opening.salt, opening.value] for part, opening in openings.items()},
-        ]
-    )
+    # Written out, because every answer waits for it; `encode` of the same list gives these bytes.
+    parts = [_OPENINGS_START, bytes((0xA0 | len(openings),))]
+    for part in sorted(openings):
+        opening = openings[part]
+        parts += (bytes((part, 0x82)), byte_string(opening.salt), byte_string(opening.value))
+    return b"".join(parts)
 
 
 def decode_openings(data: bytes) -> dict[Part, Opening]:

@@ -302,6 +302,8 @@ def byte_string(data: bytes) -> bytes:
         return bytes((0x40 | length,)) + data
     if length < 1 << 8:
         return bytes((0x58, length)) + data
+    if length < 1 << 16:
+        return b"\x59" + length.to_bytes(2, "big") + data
     return cbor2.dumps(data)
 
 

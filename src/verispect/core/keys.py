@@ -10,8 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final, NewType, Protocol
 
+from nacl.bindings import crypto_sign_open
 from nacl.exceptions import BadSignatureError, CryptoError
-from nacl.signing import VerifyKey
 
 from verispect.core.encoding import from_base64url, sha256, to_base64url
 from verispect.core.errors import MalformedError, Reason, VerificationError
@@ -37,7 +37,6 @@ class PublicKey:
 
     raw: bytes
     key_id: KeyId = field(init=False, compare=False, repr=False)
-    _verify_key: VerifyKey = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.raw) != PUBLIC_KEY_BYTES:
@@ -46,7 +45,6 @@ class PublicKey:
                 reason=Reason.MALFORMED_KEY,
             )
         object.__setattr__(self, "key_id", KeyId(sha256(_COSE_KEY_PREFIX + self.raw)))
-        object.__setattr__(self, "_verify_key", VerifyKey(self.raw))
 
     @classmethod
     def from_text(cls, text: str) -> PublicKey:
@@ -76,7 +74,7 @@ class PublicKey:
                 reason=Reason.SIGNATURE_INVALID,
             )
         try:
-            self._verify_key.verify(message, signature)
+            crypto_sign_open(signature + message, self.raw)
         except (BadSignatureError, CryptoError) as error:
             raise VerificationError(
                 "signature does not match", reason=Reason.SIGNATURE_INVALID
