@@ -11,6 +11,8 @@ UV := .tooling/bin/uv
 RUN := .venv/bin/python
 
 export UV_PYTHON_DOWNLOADS := never
+# The certificates that this machine trusts, as pip does: a company's own package index works too.
+export UV_SYSTEM_CERTS := 1
 export PYTHONDONTWRITEBYTECODE := 1
 # ONNX Runtime reports home unless it is told not to before it is imported, by anyone.
 export ORT_DISABLE_TELEMETRY := 1
