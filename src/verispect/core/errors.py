@@ -8,6 +8,7 @@
       RequestError          a caller asked for something this server refuses to do
       ModelError            a model is unknown, changed or cannot be served
       EngineError           an engine failed or is not available
+      AttesterError         this machine cannot attest
       StoreError            durable state is missing, damaged or not writable
       NetworkError          only from rooms that reach a network
 
@@ -111,6 +112,7 @@ class Reason(StrEnum):
     ENGINE_FAILED = "engine-failed"
     ENGINE_UNAVAILABLE = "engine-unavailable"
     ENGINE_OVERLOADED = "engine-overloaded"
+    ATTESTER_UNAVAILABLE = "attester-unavailable"
     UPSTREAM_FAILED = "upstream-failed"
     STORE_FAILED = "store-failed"
     STORE_LOCKED = "store-locked"
@@ -179,6 +181,10 @@ class ModelError(Error):
 
 class EngineError(Error):
     """An engine failed, is overloaded or is not installed."""
+
+
+class AttesterError(Error):
+    """This machine cannot attest: the device is missing, busy or refused."""
 
 
 class StoreError(Error):
