@@ -114,9 +114,7 @@ def _text(data: bytes, limit: int) -> str:
 
 def _decode(text: str) -> Any:
     try:
-        value = json.loads(
-            text, object_pairs_hook=_unique_members, parse_constant=_refuse_constant
-        )
+        value = json.loads(text, object_pairs_hook=_unique_members, parse_constant=_refuse_constant)
     except RecursionError as error:
         raise MalformedError("JSON is nested too deeply", reason=Reason.TOO_DEEP) from error
     except ValueError as error:
@@ -137,8 +135,10 @@ def _check_values(value: Any, depth: int) -> None:
         for member in value:
             _check_values(member, depth + 1)
     elif isinstance(value, str):
-        if any("\ud800" <= character <= "\udfff" for character in value):
-            raise _malformed("text with a lone surrogate")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise _malformed("text with a lone surrogate") from error
     elif isinstance(value, float) and value in (float("inf"), float("-inf")):
         raise _malformed("number out of range")
 
