@@ -48,6 +48,7 @@ from verispect.evidence.signed_token import (
     Token,
     claim,
     moment_claim,
+    nonce_texts,
     read_token,
     rsa_key,
     text_claim,
