@@ -13,12 +13,21 @@ from collections.abc import Sequence
 from typing import Final
 
 from verispect import __version__
-from verispect.cli import ask, inspect, keys, models, policy, serve, verify
+from verispect.cli import (
+    ask,
+    inspect,
+    keys,
+    models,
+    plumbing,
+    policy,
+    serve,
+    verify,
+)
 from verispect.cli.outcome import EXIT_COULD_NOT_TELL, EXIT_INTERRUPTED, EXIT_USAGE, tell_error
 from verispect.cli.outcome import exit_code as exit_code
 from verispect.core.errors import Error
 
-_COMMANDS: Final = (serve, ask, verify, inspect, models, keys, policy)
+_COMMANDS: Final = (serve, ask, verify, inspect, models, keys, policy, plumbing)
 
 
 def build_parser() -> argparse.ArgumentParser:

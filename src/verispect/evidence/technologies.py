@@ -1,0 +1,224 @@
+"""From a technology's name and its named files to the one function that appraises them.
+
+The table is fixed. A technology that is not in it, or whose optional library is not installed, is
+answered "unsupported", which is not a pass. Files that a technology does not read are named among
+what was not checked, so that nothing is passed over in silence.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Final
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    PublicFormat,
+    load_pem_public_key,
+)
+
+from verispect.core.encoding import Digest, sha256
+from verispect.core.errors import Error, MalformedError, Reason, UnsupportedError
+from verispect.evidence.attestation import (
+    Anchor,
+    AttestationAppraisal,
+    AttestationPolicy,
+    EvidenceClass,
+    Expectation,
+    unreadable,
+)
+from verispect.evidence.certificates import load_certificate
+from verispect.evidence.json_text import read_object
+
+Files = Mapping[str, bytes]
+"""Evidence and endorsements by name."""
+
+MAX_KEY_BYTES: Final = 16 * 1024
+_CERTIFICATE_BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
+_ROOT: Final = "root"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Question:
+    """What every technology is asked beside its files."""
+
+    anchors: Sequence[Anchor] | None
+    """`None` for the vendor's own."""
+    expected: Expectation
+    policy: AttestationPolicy
+    at: int
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Technology:
+    """One row of the table."""
+
+    name: str
+    required: tuple[str, ...]
+    """Files without which there is nothing to appraise."""
+    optional: frozenset[str]
+    appraise: Callable[[Files, Question], AttestationAppraisal]
+
+
+def _confidential_space(files: Files, question: Question) -> AttestationAppraisal:
+    from verispect.evidence import confidential_space as module
+
+    return module.appraise_confidential_space(
+        module.ConfidentialSpaceEvidence(files["token"], files.get("jwks")),
+        anchors=module.GENUINE_ANCHORS if question.anchors is None else question.anchors,
+        expected=question.expected,
+        policy=question.policy,
+        at=question.at,
+    )
+
+
+TECHNOLOGIES: Final[Mapping[str, Technology]] = MappingProxyType(
+    {
+        technology.name: technology
+        for technology in (
+            Technology(
+                "gcp-confidential-space", ("token",), frozenset({"jwks"}), _confidential_space
+            ),
+        )
+    }
+)
+"""Every technology by its name."""
+
+
+def appraise_evidence(
+    technology: str,
+    files: Files,
+    *,
+    anchors: Sequence[Anchor] | None,
+    expected: Expectation,
+    policy: AttestationPolicy,
+    at: int,
+) -> AttestationAppraisal:
+    """Appraise the files of one technology; never raises for bad evidence.
+
+    Args:
+        technology: a name of `TECHNOLOGIES`.
+        files: evidence and endorsements by name.
+        anchors: whom to trust; `None` for the vendor's own roots.
+        expected: what the caller knows.
+        policy: what is acceptable of genuine evidence.
+        at: the time of judgement, milliseconds since the epoch.
+    """
+    row = TECHNOLOGIES.get(technology)
+    try:
+        if row is None:
+            raise UnsupportedError(
+                f"no technology is named {technology[:64]}", reason=Reason.UNSUPPORTED_EVIDENCE
+            )
+        missing = [name for name in row.required if name not in files]
+        if missing:
+            raise MalformedError(
+                f"the evidence has no {missing[0]}", reason=Reason.MALFORMED_EVIDENCE
+            )
+        appraisal = row.appraise(files, Question(anchors, expected, policy, at))
+    except Error as error:
+        return unreadable(technology, error)
+    except ModuleNotFoundError as error:
+        # An optional library, the XML one for example, is not part of the base install.
+        return unreadable(
+            technology,
+            UnsupportedError(f"{error.name} is not installed", reason=Reason.UNSUPPORTED_EVIDENCE),
+        )
+    unread = sorted(set(files) - set(row.required) - row.optional - {_ROOT})
+    if not unread:
+        return appraisal
+    notes = [f"the file {name[:64]}: {technology} reads no such file" for name in unread]
+    return dataclasses.replace(appraisal, not_checked=(*appraisal.not_checked, *notes))
+
+
+def own_anchors(technology: str, files: Files) -> tuple[Anchor, ...]:
+    """Return anchors out of the evidence itself: for trials, never for belief.
+
+    A `root` certificate or the keys of a `jwks` become *development* anchors; a TPM's `ak`
+    becomes a *software* one, because nobody vouches for its hardware.
+
+    Raises:
+        MalformedError: `malformed-evidence` or `malformed-json`.
+    """
+    anchors = []
+    if _ROOT in files:
+        anchors.append(
+            certificate_anchor(technology, files[_ROOT], EvidenceClass.DEVELOPMENT, "its own root")
+        )
+    if "ak" in files:
+        digest = _key_digest(files["ak"])
+        anchors.append(Anchor(technology, digest, EvidenceClass.SOFTWARE, "its own key"))
+    if "jwks" in files and technology == "gcp-confidential-space":
+        anchors.extend(
+            jwks_anchors(technology, files["jwks"], EvidenceClass.DEVELOPMENT, "its own key set")
+        )
+    return tuple(anchors)
+
+
+def certificate_anchor(
+    technology: str, data: bytes, evidence_class: EvidenceClass, label: str
+) -> Anchor:
+    """Return the anchor for the key of one certificate, DER or PEM.
+
+    Raises:
+        MalformedError: `malformed-evidence`.
+    """
+    return Anchor(
+        technology, load_certificate(certificate_der(data)).key_digest, evidence_class, label
+    )
+
+
+def jwks_anchors(
+    technology: str, data: bytes, evidence_class: EvidenceClass, label: str
+) -> tuple[Anchor, ...]:
+    """Return an anchor for every RS256 key of a key set.
+
+    Raises:
+        MalformedError: `malformed-evidence` or `malformed-json`.
+    """
+    from verispect.evidence.confidential_space import MAX_JWKS_BYTES, MAX_JWKS_KEYS
+    from verispect.evidence.signed_token import rsa_key
+
+    keys = read_object(data, limit=MAX_JWKS_BYTES).get("keys")
+    if not isinstance(keys, list) or len(keys) > MAX_JWKS_KEYS:
+        raise MalformedError("not a key set", reason=Reason.MALFORMED_EVIDENCE)
+    return tuple(
+        Anchor(
+            technology,
+            sha256(rsa_key(key).public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)),
+            evidence_class,
+            label,
+        )
+        for key in keys
+        if isinstance(key, dict) and key.get("kty") == "RSA"
+    )
+
+
+def certificate_der(data: bytes) -> bytes:
+    """Return the DER of one certificate that is DER or PEM.
+
+    Raises:
+        MalformedError: `malformed-evidence`.
+    """
+    if not data.lstrip().startswith(_CERTIFICATE_BEGIN):
+        return data
+    lines = data.split(b"\n")
+    body = b"".join(line.strip() for line in lines if b"-----" not in line)
+    try:
+        return base64.b64decode(body, validate=True)
+    except binascii.Error as error:
+        raise MalformedError("not a PEM certificate", reason=Reason.MALFORMED_EVIDENCE) from error
+
+
+def _key_digest(data: bytes) -> Digest:
+    if len(data) > MAX_KEY_BYTES:
+        raise MalformedError("the key is too large", reason=Reason.TOO_LARGE)
+    try:
+        key = load_pem_public_key(data)
+        return sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo))
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise MalformedError("not a PEM public key", reason=Reason.MALFORMED_EVIDENCE) from error
