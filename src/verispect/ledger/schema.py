@@ -28,6 +28,9 @@ APPLICATION_ID: Final = 0x56535054
 
 SETUP_BUSY_MILLISECONDS: Final = 10_000
 
+CACHE_KIBIBYTES: Final = 32 * 1024
+"""Receipt ids are random, so that every insert meets another page of their index."""
+
 _TABLES: Final = """
 CREATE TABLE issuers (
   issuer INTEGER PRIMARY KEY,
@@ -109,6 +112,7 @@ def open_writer(database: Path, *, busy_milliseconds: int = 0) -> sqlite3.Connec
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
         # Erased openings are overwritten in the file, not only unlinked.
         connection.execute("PRAGMA secure_delete = ON")
         (level,) = connection.execute("PRAGMA synchronous").fetchone()

@@ -30,6 +30,7 @@ from verispect.core.encoding import DIGEST_BYTES
 from verispect.core.errors import Reason, StoreError
 from verispect.ledger import high_water
 from verispect.ledger.check import StoreReport, check
+from verispect.ledger.gathering import Gathering
 from verispect.ledger.housekeeper import Housekeeper
 from verispect.ledger.locks import OwnerLock, setup_lock, sync_directory
 from verispect.ledger.records import (
@@ -84,6 +85,7 @@ class ReceiptStore:
         self._reader_lock = threading.Lock()
         self._gate = threading.Lock()
         self._closed = False
+        self._gathering = Gathering(writer.inbox, self._gate)
         self._process = os.getpid()
 
     @classmethod
@@ -258,12 +260,12 @@ class ReceiptStore:
         with self._gate:
             if self._closed:
                 raise StoreError("the receipt store is closed", reason=Reason.STORE_FAILED)
-            if self._writer.inbox.qsize() >= MAX_WAITING:
+            if self._writer.inbox.qsize() + len(self._gathering) >= MAX_WAITING:
                 raise StoreError(
                     f"{MAX_WAITING} writes already wait for the receipt store",
                     reason=Reason.STORE_FAILED,
                 )
-            self._writer.inbox.put(Waiting(work, loop, future))
+            self._gathering.add(Waiting(work, loop, future))
         return await future
 
     # -- reading ------------------------------------------------------------------------------
@@ -332,6 +334,7 @@ class ReceiptStore:
             if self._closed:
                 return
             self._closed = True
+            self._gathering.hand_over_all()
             self._writer.inbox.put(None)
         await asyncio.to_thread(self._end)
 
