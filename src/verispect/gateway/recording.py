@@ -46,6 +46,7 @@ INTERIM_EVERY_CHUNKS: Final = 32
 
 _OPENING_KEY_BYTES: Final = 16
 _TIME_BYTES: Final = 6
+_USUAL_PARTS: Final = 4
 _LANES: Final = {
     Lane.DETERMINISTIC: ServedLane.DETERMINISTIC,
     Lane.THROUGHPUT: ServedLane.THROUGHPUT,
@@ -166,8 +167,11 @@ class Inference:
         self._nonce = nonce
         self._received_at = received_at
         # The time in front keeps the store's index compact; 80 random bits keep it unguessable.
-        random = os.urandom(INFERENCE_ID_BYTES - _TIME_BYTES)
-        self._id = received_at.to_bytes(_TIME_BYTES, "big") + random
+        random_bytes = INFERENCE_ID_BYTES - _TIME_BYTES
+        # Drawn at once, with the salts of a usual request: each draw costs a switch of threads.
+        self._random = os.urandom(random_bytes + _USUAL_PARTS * SALT_BYTES)
+        self._id = received_at.to_bytes(_TIME_BYTES, "big") + self._random[:random_bytes]
+        self._random = self._random[random_bytes:]
         self.identifier: Final = self._id.hex()
         self._openings: dict[Part, Opening] = {}
         self._commitments: dict[Part, Digest] = {}
@@ -203,9 +207,16 @@ class Inference:
         """Commit to JSON-like content (bytes allowed); a part is committed to once."""
         if part in self._openings:
             raise RuntimeError(f"{part.label} is committed to already")
-        opening = Opening.of(part, value, salt=os.urandom(SALT_BYTES))
+        opening = Opening.of(part, value, salt=self._salt())
         self._openings[part] = opening
         self._commitments[part] = opening.commitment()
+
+    def _salt(self) -> bytes:
+        """Return random bytes that are given out once."""
+        if not self._random:
+            self._random = os.urandom(_USUAL_PARTS * SALT_BYTES)
+        salt, self._random = self._random[:SALT_BYTES], self._random[SALT_BYTES:]
+        return salt
 
     async def chain(self, chunk: bytes) -> bytes | None:
         """Absorb the exact bytes of the next chunk of a streamed answer, before it is sent.
@@ -289,7 +300,8 @@ class Inference:
             mint=lambda sequence: mint(draft, sequence, self.identifier, self._recorder.issuer),
             openings=encode_openings(self._openings),
         )
-        stored = await asyncio.shield(self._recorder.store.issue(new))
+        # Once asked for, the store writes it whether or not anybody still waits.
+        stored = await self._recorder.store.issue(new)
         if self._recorder.metrics is not None:
             self._recorder.metrics.issued(self._operation)
         return Issued(stored.receipt, stored.receipt_id.hex())
