@@ -39,6 +39,7 @@ Files = Mapping[str, bytes]
 
 MAX_KEY_BYTES: Final = 16 * 1024
 _CERTIFICATE_BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
+_KEY_BEGIN: Final = b"-----BEGIN PUBLIC KEY-----"
 _ROOT: Final = "root"
 
 
@@ -58,9 +59,11 @@ class Technology:
     """One row of the table."""
 
     name: str
+    main: str
+    """The file that is the evidence."""
     required: tuple[str, ...]
-    """Files without which there is nothing to appraise."""
-    optional: frozenset[str]
+    """Endorsements without which there is nothing to appraise."""
+    optional: tuple[str, ...]
     appraise: Callable[[Files, Question], AttestationAppraisal]
 
 
@@ -76,13 +79,60 @@ def _confidential_space(files: Files, question: Question) -> AttestationAppraisa
     )
 
 
+def _nitro(files: Files, question: Question) -> AttestationAppraisal:
+    from verispect.evidence.nitro import appraise as module
+
+    return module.appraise_nitro(
+        module.NitroEvidence(files["doc"]),
+        anchors=module.GENUINE_ANCHORS if question.anchors is None else question.anchors,
+        expected=question.expected,
+        policy=question.policy,
+        at=question.at,
+    )
+
+
+def _dcap(files: Files, question: Question) -> AttestationAppraisal:
+    from verispect.evidence import dcap as module
+
+    return module.appraise_dcap(
+        module.DCAPEvidence(files["quote"], files["collateral"]),
+        anchors=module.GENUINE_ANCHORS if question.anchors is None else question.anchors,
+        expected=question.expected,
+        policy=question.policy,
+        at=question.at,
+    )
+
+
+def _sev_snp(files: Files, question: Question) -> AttestationAppraisal:
+    from verispect.evidence.sev_snp import appraise as module
+
+    certificates = {
+        name: certificate_der(files[name]) for name in ("cert", "ask", "ark") if name in files
+    }
+    return module.appraise_sev_snp(
+        module.SevSnpEvidence(
+            files["report"],
+            certificates["cert"],
+            certificates.get("ask"),
+            certificates.get("ark"),
+            files.get("crl"),
+        ),
+        anchors=module.GENUINE_ANCHORS if question.anchors is None else question.anchors,
+        expected=question.expected,
+        policy=question.policy,
+        at=question.at,
+    )
+
+
 TECHNOLOGIES: Final[Mapping[str, Technology]] = MappingProxyType(
     {
         technology.name: technology
         for technology in (
-            Technology(
-                "gcp-confidential-space", ("token",), frozenset({"jwks"}), _confidential_space
-            ),
+            Technology("aws-nitro", "doc", (), (), _nitro),
+            Technology("intel-tdx", "quote", ("collateral",), (), _dcap),
+            Technology("intel-sgx", "quote", ("collateral",), (), _dcap),
+            Technology("amd-sev-snp", "report", ("cert",), ("ask", "ark", "crl"), _sev_snp),
+            Technology("gcp-confidential-space", "token", (), ("jwks",), _confidential_space),
         )
     }
 )
@@ -114,7 +164,7 @@ def appraise_evidence(
             raise UnsupportedError(
                 f"no technology is named {technology[:64]}", reason=Reason.UNSUPPORTED_EVIDENCE
             )
-        missing = [name for name in row.required if name not in files]
+        missing = [name for name in (row.main, *row.required) if name not in files]
         if missing:
             raise MalformedError(
                 f"the evidence has no {missing[0]}", reason=Reason.MALFORMED_EVIDENCE
@@ -128,7 +178,14 @@ def appraise_evidence(
             technology,
             UnsupportedError(f"{error.name} is not installed", reason=Reason.UNSUPPORTED_EVIDENCE),
         )
-    unread = sorted(set(files) - set(row.required) - row.optional - {_ROOT})
+    if appraisal.technology != technology:
+        return unreadable(
+            technology,
+            MalformedError(
+                f"the evidence is of {appraisal.technology}", reason=Reason.MALFORMED_EVIDENCE
+            ),
+        )
+    unread = sorted(set(files) - {row.main, *row.required, *row.optional, _ROOT})
     if not unread:
         return appraisal
     notes = [f"the file {name[:64]}: {technology} reads no such file" for name in unread]
@@ -144,32 +201,35 @@ def own_anchors(technology: str, files: Files) -> tuple[Anchor, ...]:
     Raises:
         MalformedError: `malformed-evidence` or `malformed-json`.
     """
-    anchors = []
-    if _ROOT in files:
-        anchors.append(
-            certificate_anchor(technology, files[_ROOT], EvidenceClass.DEVELOPMENT, "its own root")
-        )
-    if "ak" in files:
-        digest = _key_digest(files["ak"])
-        anchors.append(Anchor(technology, digest, EvidenceClass.SOFTWARE, "its own key"))
-    if "jwks" in files and technology == "gcp-confidential-space":
-        anchors.extend(
-            jwks_anchors(technology, files["jwks"], EvidenceClass.DEVELOPMENT, "its own key set")
-        )
-    return tuple(anchors)
+    classes = {
+        "root": EvidenceClass.DEVELOPMENT,
+        "jwks": EvidenceClass.DEVELOPMENT,
+        "ak": EvidenceClass.SOFTWARE,
+    }
+    return tuple(
+        anchor
+        for name, evidence_class in classes.items()
+        if name in files
+        for anchor in anchors_of(technology, files[name], evidence_class, f"its own {name}")
+    )
 
 
-def certificate_anchor(
+def anchors_of(
     technology: str, data: bytes, evidence_class: EvidenceClass, label: str
-) -> Anchor:
-    """Return the anchor for the key of one certificate, DER or PEM.
+) -> tuple[Anchor, ...]:
+    """Return the anchors in one file: a certificate (DER or PEM), a PEM public key or a JWKS.
 
     Raises:
-        MalformedError: `malformed-evidence`.
+        MalformedError: `malformed-evidence` or `malformed-json`.
     """
-    return Anchor(
-        technology, load_certificate(certificate_der(data)).key_digest, evidence_class, label
-    )
+    start = data.lstrip()
+    if start.startswith(b"{"):
+        return jwks_anchors(technology, data, evidence_class, label)
+    if start.startswith(_KEY_BEGIN):
+        digest = _key_digest(data)
+    else:
+        digest = load_certificate(certificate_der(data)).key_digest
+    return (Anchor(technology, digest, evidence_class, label),)
 
 
 def jwks_anchors(
