@@ -11,7 +11,7 @@ from verispect.evidence.dcap.verifier import (
     GENUINE_ANCHORS,
     SGX,
     TDX,
-    DCAPEvidence,
+    DcapEvidence,
     appraise_dcap,
 )
 
@@ -21,7 +21,7 @@ __all__ = [
     "MAX_QUOTE_BYTES",
     "SGX",
     "TDX",
-    "DCAPEvidence",
+    "DcapEvidence",
     "Quote",
     "appraise_dcap",
     "parse_quote",

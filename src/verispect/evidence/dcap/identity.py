@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from verispect.core.errors import MalformedError, Reason, VerificationError
-from verispect.evidence.dcap.quote import EnclaveReport, TDReport
+from verispect.evidence.dcap.quote import EnclaveReport, TdReport
 
 MAX_MODULES: Final = 256
 """Upper limit of TDX modules in TCB info: the version is one byte."""
@@ -34,7 +34,7 @@ def check_quoting_enclave(report: EnclaveReport, identity: Mapping[str, Any]) ->
     _check_masked("the quoting enclave's miscselect", misc_select, identity, "miscselect")
 
 
-def check_tdx_module(report: TDReport, tcb_info: Mapping[str, Any]) -> None:
+def check_tdx_module(report: TdReport, tcb_info: Mapping[str, Any]) -> None:
     """Compare signer and attributes of the TDX module with those that Intel signed.
 
     Raises:

@@ -62,7 +62,7 @@ class Platform:
 
 
 @dataclass(frozen=True, slots=True)
-class TCBClaims:
+class TcbClaims:
     """What the library found."""
 
     status: str
@@ -97,7 +97,7 @@ def read_platform(pck_chain: bytes) -> Platform:
     )
 
 
-def evaluate_tcb(quote: bytes, collateral: bytes, root: Certificate, at: int) -> TCBClaims:
+def evaluate_tcb(quote: bytes, collateral: bytes, root: Certificate, at: int) -> TcbClaims:
     """Let the library verify everything once more and tell the TCB status.
 
     Args:
@@ -148,10 +148,10 @@ def _form_of(data: bytes) -> Any:
     )
 
 
-def _read_claims(claims: dict[str, Any]) -> TCBClaims:
+def _read_claims(claims: dict[str, Any]) -> TcbClaims:
     tcb, platform = claims["tcb"], claims["platform"]
     flags = ("dynamic_platform", "cached_keys", "smt_enabled")
-    return TCBClaims(
+    return TcbClaims(
         status=str(tcb["status"]),
         advisories=tuple(str(name) for name in tcb["advisory_ids"]),
         date=str(platform["tcb_level"]["tcbDate"]),

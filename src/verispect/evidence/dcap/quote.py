@@ -70,7 +70,7 @@ class EnclaveReport:
 
 
 @dataclass(frozen=True, slots=True)
-class TDReport:
+class TdReport:
     """What the TDX module reports of a trust domain."""
 
     tee_tcb_svn: bytes
@@ -103,7 +103,7 @@ class Quote:
     version: int
     tee: int
     """`TEE_SGX` or `TEE_TDX`."""
-    report: EnclaveReport | TDReport
+    report: EnclaveReport | TdReport
     signed: bytes
     """Header and body, as the attestation key signs them."""
     signature: bytes
@@ -282,9 +282,9 @@ def _enclave_report(data: bytes) -> EnclaveReport:
     )
 
 
-def _td_report(data: bytes) -> TDReport:
+def _td_report(data: bytes) -> TdReport:
     later = len(data) > TD_REPORT_10_BYTES
-    return TDReport(
+    return TdReport(
         tee_tcb_svn=data[0:16],
         mr_seam=data[16:64],
         mr_signer_seam=data[64:112],

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from verispect.evidence.dcap.quote import Quote, TDReport
+from verispect.evidence.dcap.quote import Quote, TdReport
 
 
 def read_registers(quote: Quote) -> Mapping[str, str]:
     """Return every register that a reference value may name, in lower-case hexadecimal."""
     report = quote.report
-    if not isinstance(report, TDReport):
+    if not isinstance(report, TdReport):
         return {
             "mr_enclave": report.mr_enclave.hex(),
             "mr_signer": report.mr_signer.hex(),
@@ -42,7 +42,7 @@ def describe_report(quote: Quote) -> Mapping[str, Any]:
     """Return the registers as facts of an appraisal."""
     report = quote.report
     facts: dict[str, Any] = dict(read_registers(quote))
-    if isinstance(report, TDReport):
+    if isinstance(report, TdReport):
         facts["rtmr"] = [facts.pop(f"rtmr{index}") for index in range(len(report.rtmr))]
         facts["tee_tcb_svn"] = report.tee_tcb_svn.hex()
     else:

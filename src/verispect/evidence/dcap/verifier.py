@@ -58,7 +58,7 @@ from verispect.evidence.dcap.judgement import (
     judge_tcb,
 )
 from verispect.evidence.dcap.library import evaluate_tcb, read_platform
-from verispect.evidence.dcap.quote import TEE_SGX, Quote, TDReport, parse_quote
+from verispect.evidence.dcap.quote import TEE_SGX, Quote, TdReport, parse_quote
 from verispect.evidence.dcap.registers import describe_report, read_registers
 from verispect.evidence.dcap.signatures import load_p256, verify_p256
 
@@ -81,7 +81,7 @@ _NEVER_CHECKED: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class DCAPEvidence:
+class DcapEvidence:
     """A quote and the collateral that was kept with it."""
 
     quote: bytes
@@ -90,7 +90,7 @@ class DCAPEvidence:
 
 
 def appraise_dcap(
-    evidence: DCAPEvidence,
+    evidence: DcapEvidence,
     *,
     anchors: Sequence[Anchor],
     expected: Expectation,
@@ -135,7 +135,7 @@ class _Walk:
     def __init__(
         self,
         examination: Examination,
-        evidence: DCAPEvidence,
+        evidence: DcapEvidence,
         quote: Quote,
         anchors: Sequence[Anchor],
         expected: Expectation,
@@ -323,7 +323,7 @@ class _Walk:
     def _check_identity(self) -> None:
         quote, collateral = self._quote, self._collateral
         check_quoting_enclave(quote.qe_report, collateral.qe_identity.members)
-        if isinstance(quote.report, TDReport):
+        if isinstance(quote.report, TdReport):
             check_tdx_module(quote.report, collateral.tcb_info.members)
         facts = self._examination.facts
         facts["qe_mr_signer"] = quote.qe_report.mr_signer.hex()
