@@ -11,7 +11,7 @@ from verispect.evidence.dcap.verifier import (
     GENUINE_ANCHORS,
     SGX,
     TDX,
-    DcapEvidence,
+    DCAPEvidence,
     appraise_dcap,
 )
 
@@ -21,7 +21,7 @@ __all__ = [
     "MAX_QUOTE_BYTES",
     "SGX",
     "TDX",
-    "DcapEvidence",
+    "DCAPEvidence",
     "Quote",
     "appraise_dcap",
     "parse_quote",

@@ -81,7 +81,7 @@ _NEVER_CHECKED: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class DcapEvidence:
+class DCAPEvidence:
     """A quote and the collateral that was kept with it."""
 
     quote: bytes
@@ -90,7 +90,7 @@ class DcapEvidence:
 
 
 def appraise_dcap(
-    evidence: DcapEvidence,
+    evidence: DCAPEvidence,
     *,
     anchors: Sequence[Anchor],
     expected: Expectation,
@@ -135,7 +135,7 @@ class _Walk:
     def __init__(
         self,
         examination: Examination,
-        evidence: DcapEvidence,
+        evidence: DCAPEvidence,
         quote: Quote,
         anchors: Sequence[Anchor],
         expected: Expectation,
