@@ -21,7 +21,7 @@ from verispect.cli.ask import save_exchange
 from verispect.client.session import Exchange, GatewayClient
 
 HERE = Path(__file__).resolve().parent
-HOME = HERE.parent / ".demo"
+HOME = Path(os.environ.get("VERISPECT_DEMO_HOME") or HERE.parent / ".demo")
 ROOT = HOME / "trusted-root.json"
 COMMAND = [sys.executable, "-m", "verispect.cli.main"]
 LANGUAGE_MODEL, TENSOR_MODEL = "smollm2-135m-instruct", "magika"
