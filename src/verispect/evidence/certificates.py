@@ -27,6 +27,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
+from itertools import pairwise
 from typing import Final, TypeAlias
 
 from cryptography import x509
@@ -320,8 +321,10 @@ def verify_chain(
             f"a path has at most {MAX_CHAIN_CERTIFICATES} certificates", reason=Reason.TOO_LARGE
         )
     verify_issued_by(path[0], path[0])
+    for parent, child in pairwise(path):
+        verify_issued_by(child, parent)
+    # Purposes after all signatures: a spliced path is reported as what it is.
     for place, parent in enumerate(path[:-1]):
-        verify_issued_by(path[place + 1], parent)
         check_ca(parent, len(path) - 2 - place, understood=understood)
     check_end_entity(path[-1], key_usage_required=key_usage_required, understood=understood)
 
