@@ -27,11 +27,14 @@ async def main():
     await store.issue(NewReceipt(b"c" * 16, lambda sequence: b"receipt c"))
     child = 0
     if sys.argv[2] == "fork":
+        ready, tell = os.pipe()
         child = os.fork()
         if child == 0:
             os.close(1)
+            os.write(tell, b"x")  # After the hooks of the fork have run.
             time.sleep(60)
             os._exit(0)
+        os.read(ready, 1)
     print(child, flush=True)
     await asyncio.sleep(60)
 

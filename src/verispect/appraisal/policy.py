@@ -13,10 +13,20 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, Final
 
+from verispect.appraisal.attestation_policy import (
+    attestation_from_table,
+    attestation_to_map,
+    attestation_to_toml,
+)
 from verispect.core.claims import CLAIMS_OF_A_SIGNATURE, Claim, ClaimSources, Source
 from verispect.core.encoding import Digest, encode, sha256
 from verispect.core.errors import MalformedError, Reason
 from verispect.core.statement import ModelIdentity
+from verispect.evidence.attestation import (
+    DEFAULT_ATTESTATION_POLICY,
+    AttestationPolicy,
+    EvidenceClass,
+)
 
 POLICY_VERSION: Final = 1
 MAX_POLICY_CHARACTERS: Final = 256 * 1024
@@ -49,6 +59,8 @@ class AssurancePolicy:
     """Require the model's digest among the trusted root's reference values."""
     development_keys: bool = False
     """Accept receipts signed with development keys."""
+    attestation: AttestationPolicy = DEFAULT_ATTESTATION_POLICY
+    """What is acceptable of attestation evidence."""
     _digest: Digest = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -85,6 +97,7 @@ class AssurancePolicy:
             "model_identities": sorted(identity.label for identity in self.model_identities),
             "accepted_models_only": self.accepted_models_only,
             "development_keys": self.development_keys,
+            "attestation": attestation_to_map(self.attestation),
         }
 
     def digest(self) -> Digest:
@@ -119,6 +132,8 @@ class AssurancePolicy:
         ]
         if self.maximum_age_seconds is not None:
             lines.append(f"maximum_age_seconds = {self.maximum_age_seconds}")
+        lines.append("\n[attestation]")
+        lines += attestation_to_toml(self.attestation)
         lines.append("\n[claims]")
         lines += [
             f"{claim.value} = {_toml_list(source.value for source in sources)}"
@@ -144,6 +159,7 @@ _FIELDS: Final = {
     "model_identities",
     "accepted_models_only",
     "development_keys",
+    "attestation",
 }
 _IDENTITIES: Final = {identity.label: identity for identity in ModelIdentity}
 
@@ -170,6 +186,7 @@ def _from_document(document: dict[str, Any]) -> AssurancePolicy:
         model_identities=_identities(document.get("model_identities")),
         accepted_models_only=_flag(document, "accepted_models_only"),
         development_keys=_flag(document, "development_keys"),
+        attestation=attestation_from_table(document.get("attestation", {})),
     )
 
 
@@ -221,5 +238,40 @@ SIGNED: Final = AssurancePolicy(
 )
 """The operator says so and cannot deny it: every claim at least asserted."""
 
-PRESETS: Final[Mapping[str, AssurancePolicy]] = MappingProxyType({"signed": SIGNED})
+_ATTESTED: Final = frozenset({Source.HARDWARE, Source.PROVEN})
+_ATTESTED_CLAIMS: Final[Mapping[Claim, frozenset[Source]]] = {
+    **SIGNED.claims,
+    Claim.INPUT: _ATTESTED,
+    Claim.OUTPUT: _ATTESTED,
+    Claim.EXECUTION: _ATTESTED,
+}
+ATTESTED_SECONDS: Final = 86_400
+"""How long before a statement the evidence of its signing key may have been made."""
+
+
+def _attested(name: str, evidence_class: EvidenceClass) -> AssurancePolicy:
+    return AssurancePolicy(
+        name=name,
+        claims=_ATTESTED_CLAIMS,
+        model_identities=frozenset(ModelIdentity),
+        attestation=AttestationPolicy(
+            accepted_classes=frozenset({evidence_class}), maximum_age_seconds=ATTESTED_SECONDS
+        ),
+    )
+
+
+ATTESTED: Final = _attested("attested", EvidenceClass.HARDWARE)
+"""A trusted execution environment whose measurements the verifier accepts holds the signing key.
+
+Weights are not measured, so that the model stays asserted."""
+
+ATTESTED_SOFTWARE: Final = _attested("attested-software", EvidenceClass.SOFTWARE)
+"""As `attested`, by a software TPM: real formats, and no protection by hardware."""
+
+ATTESTED_DEVELOPMENT: Final = _attested("attested-development", EvidenceClass.DEVELOPMENT)
+"""As `attested`, by an emulator: shows the path, and nothing else."""
+
+PRESETS: Final[Mapping[str, AssurancePolicy]] = MappingProxyType(
+    {policy.name: policy for policy in (SIGNED, ATTESTED, ATTESTED_SOFTWARE, ATTESTED_DEVELOPMENT)}
+)
 """Policies with names that people can say."""

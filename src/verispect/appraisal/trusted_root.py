@@ -12,9 +12,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from verispect.appraisal.attestation_trust import NO_ATTESTATION, AttestationTrust
 from verispect.core.encoding import DIGEST_BYTES, Digest, from_hex
 from verispect.core.errors import Error, MalformedError, Reason
 from verispect.core.keys import KeyId, PublicKey
+from verispect.evidence.attestation import Anchor
 from verispect.evidence.interface import IssuerKey
 
 TRUSTED_ROOT_VERSION: Final = 1
@@ -39,6 +41,8 @@ class TrustedRoot:
     models: Sequence[AcceptedModel] = ()
     expires_at: int | None = None
     """Milliseconds; after that time every appraisal answers "could not tell"."""
+    attestation: AttestationTrust = NO_ATTESTATION
+    """Whose attestation evidence is trusted, and of which code."""
     _by_key_id: Mapping[KeyId, IssuerKey] = field(init=False, repr=False, compare=False)
     _by_model_id: Mapping[Digest, AcceptedModel] = field(init=False, repr=False, compare=False)
 
@@ -53,6 +57,14 @@ class TrustedRoot:
     def issuer_key(self, key_id: KeyId) -> IssuerKey | None:
         """Return the issuer key with this identifier, if it is trusted."""
         return self._by_key_id.get(key_id)
+
+    def attestation_anchors(self, technology: str) -> Sequence[Anchor]:
+        """Return the roots that are trusted for a technology; none unless stated."""
+        return self.attestation.anchors_of(technology)
+
+    def reference_values(self, technology: str) -> Mapping[str, frozenset[str]]:
+        """Return the accepted measurements of a technology by register; none unless stated."""
+        return self.attestation.measurements.get(technology, {})
 
     def accepted_model(self, model_id: Digest) -> AcceptedModel | None:
         """Return the reference value with this digest, if there is one."""
@@ -88,6 +100,8 @@ class TrustedRoot:
         }
         if self.expires_at is not None:
             document["expiresAt"] = self.expires_at
+        if self.attestation != NO_ATTESTATION:
+            document["attestation"] = self.attestation.to_json()
         return json.dumps(document, indent=2).encode() + b"\n"
 
 
@@ -136,7 +150,10 @@ def _array(value: Any, limit: int, name: str) -> list[Any]:
 
 def _from_document(document: Any) -> TrustedRoot:
     members = _members(
-        document, {"verispectTrustedRoot", "issuerKeys"}, {"models", "expiresAt"}, "trusted root"
+        document,
+        {"verispectTrustedRoot", "issuerKeys"},
+        {"models", "expiresAt", "attestation"},
+        "trusted root",
     )
     version = members["verispectTrustedRoot"]
     if type(version) is not int or version != TRUSTED_ROOT_VERSION:
@@ -151,6 +168,9 @@ def _from_document(document: Any) -> TrustedRoot:
             for entry in _array(members.get("models", []), MAX_MODELS, "models")
         ],
         expires_at=_time_if_present(members, "expiresAt"),
+        attestation=AttestationTrust.from_json(members["attestation"])
+        if "attestation" in members
+        else NO_ATTESTATION,
     )
 
 

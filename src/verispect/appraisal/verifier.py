@@ -9,6 +9,7 @@ fails; content that was not opened is not checked and is said to be so.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
@@ -104,7 +105,8 @@ class Verifier:
         # 1. Our own side first: a root that is empty or stale cannot tell anything.
         checks.append(_check_trusted_root(self._trusted_root, now))
         # 2. The signature, then every other piece of evidence, each bound to this statement.
-        appraised = self._appraise_evidence(receipt, now, checks, not_covered)
+        context = EvidenceContext(receipt, None, self._trusted_root, now, policy.attestation)
+        appraised = self._appraise_evidence(context, checks, not_covered)
         # 3. Times agree with each other and with the verifier's.
         checks.append(_check_times(statement, policy, now))
         # 4. The nonce is the caller's.
@@ -140,13 +142,13 @@ class Verifier:
         )
 
     def _appraise_evidence(
-        self, receipt: InferenceReceipt, now: int, checks: list[Check], not_covered: list[str]
+        self, context: EvidenceContext, checks: list[Check], not_covered: list[str]
     ) -> list[ClaimSources]:
         """Appraise the envelope's signature and every entry; append what was found."""
         found: list[ClaimSources] = []
         if not self._trusted_root.issuer_keys:
             return found  # Step 1 said "could not tell"; "no" would claim that we could.
-        context = EvidenceContext(receipt, None, self._trusted_root, now)
+        receipt = context.receipt
         appraisal = self._kinds["signature"].appraise(context)
         checks += appraisal.checks
         not_covered += appraisal.not_covered
@@ -165,7 +167,7 @@ class Verifier:
                 detail = "this software does not know this kind of evidence"
                 checks.append(Check(name, CheckStatus.UNKNOWN, detail, Reason.UNSUPPORTED_EVIDENCE))
             else:
-                appraisal = kind.appraise(EvidenceContext(receipt, entry, self._trusted_root, now))
+                appraisal = kind.appraise(replace(context, entry=entry))
                 checks += appraisal.checks or [_nothing_checked(name)]
                 not_covered += appraisal.not_covered
                 found.append(appraisal.claims)

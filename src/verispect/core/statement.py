@@ -158,7 +158,11 @@ class InferenceStatement:
 
     def encode(self) -> bytes:
         """Return the payload bytes that are signed."""
-        return encode(_to_map(self))
+        return encode(self.to_map())
+
+    def to_map(self) -> dict[int, Any]:
+        """Return the payload before it is encoded."""
+        return _to_map(self)
 
     @classmethod
     def decode(cls, payload: bytes) -> InferenceStatement:

@@ -19,7 +19,7 @@ from typing import Any, Final, NoReturn
 
 from verispect.core.encoding import Digest
 from verispect.core.errors import Error, MalformedError, Reason, UnsupportedError, VerificationError
-from verispect.evidence.interface import Check, CheckStatus
+from verispect.evidence.checks import Check, CheckStatus
 
 
 class EvidenceClass(StrEnum):
@@ -107,6 +107,10 @@ class AttestationPolicy:
     accepted_classes: frozenset[EvidenceClass] = frozenset({EvidenceClass.HARDWARE})
     require_revocation: bool = False
     """Fail, instead of saying so, where no revocation list was at hand."""
+
+
+DEFAULT_ATTESTATION_POLICY: Final = AttestationPolicy()
+"""Hardware only, up to date, no debugging."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,38 +10,20 @@ same way. A kind that is not built in is never loaded unless its name is given.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Protocol
 
 from verispect.core.claims import ClaimSources
-from verispect.core.errors import Reason
 from verispect.core.keys import KeyId, PublicKey
 from verispect.core.receipt import EvidenceEntry, InferenceReceipt
-
-
-class CheckStatus(StrEnum):
-    """The three answers to one check: yes, no, and could not tell."""
-
-    __hash__ = str.__hash__
-
-    PASSED = "passed"
-    FAILED = "failed"
-    UNKNOWN = "unknown"
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One numbered step of an appraisal and its answer."""
-
-    name: str
-    """Stable identifier, for example `signature`."""
-    status: CheckStatus
-    detail: str
-    """One lower-case line for people, free of content."""
-    reason: Reason | None = None
-    """Set unless the check passed."""
+from verispect.evidence.attestation import (
+    DEFAULT_ATTESTATION_POLICY,
+    Anchor,
+    AttestationPolicy,
+)
+from verispect.evidence.checks import Check as Check  # Kinds import it from here.
+from verispect.evidence.checks import CheckStatus as CheckStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +46,14 @@ class TrustAnchors(Protocol):
         """Return the issuer key with this identifier, if it is trusted."""
         ...
 
+    def attestation_anchors(self, technology: str) -> Sequence[Anchor]:
+        """Return the roots that are trusted for a technology; none unless the user named it."""
+        ...
+
+    def reference_values(self, technology: str) -> Mapping[str, frozenset[str]]:
+        """Return the accepted measurements of a technology by register."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class EvidenceContext:
@@ -74,6 +64,8 @@ class EvidenceContext:
     anchors: TrustAnchors
     now: int
     """Milliseconds since the epoch: the time at which to judge."""
+    policy: AttestationPolicy = DEFAULT_ATTESTATION_POLICY
+    """What is acceptable of attestation evidence."""
 
 
 @dataclass(frozen=True, slots=True)

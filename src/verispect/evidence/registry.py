@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from verispect.core.errors import Reason, UnsupportedError
+from verispect.evidence.attested import KINDS, AttestedKey
 from verispect.evidence.interface import EvidenceKind
 from verispect.evidence.signature import SignatureEvidence
 
@@ -20,7 +21,12 @@ if TYPE_CHECKING:
 GROUP: Final = "verispect.evidence"
 _DISTRIBUTION: Final = "verispect"
 
-BUILT_IN: Final[Mapping[str, EvidenceKind]] = MappingProxyType({"signature": SignatureEvidence()})
+BUILT_IN: Final[Mapping[str, EvidenceKind]] = MappingProxyType(
+    {
+        "signature": SignatureEvidence(),
+        **{technology: AttestedKey(technology) for technology in KINDS},
+    }
+)
 """The kinds of the offline verifier; the entry points of this distribution name the same ones."""
 
 

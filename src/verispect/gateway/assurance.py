@@ -10,28 +10,34 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from verispect.appraisal.policy import PRESETS, AssurancePolicy
+from verispect.appraisal.policy import PRESETS, SIGNED, AssurancePolicy
 from verispect.core.encoding import from_base64url
 from verispect.core.errors import Error, Reason, RequestError
 from verispect.core.statement import NONCE_BYTES
 
 ASSURANCE_HEADER: Final = "verispect-assurance"
+ATTESTATION_HEADER: Final = "verispect-attestation"
 NONCE_HEADER: Final = "verispect-nonce"
 DEFAULT_ASSURANCE: Final = "signed"
 
-KNOWN_WORDS: Final = frozenset({"signed", "logged", "audited", "attested", "proven"})
+KNOWN_WORDS: Final = frozenset({*PRESETS, "logged", "audited", "proven"})
 """Every preset of the design; sums are written with `+`."""
 
-AVAILABLE: Final[Mapping[str, AssurancePolicy]] = PRESETS
-"""What this server delivers."""
+SIGNED_ONLY: Final[Mapping[str, AssurancePolicy]] = {SIGNED.name: SIGNED}
+"""What a server without an attester delivers."""
 
 
-def required_assurance(headers: Mapping[str, str], body_field: str | None) -> AssurancePolicy:
+def required_assurance(
+    headers: Mapping[str, str],
+    body_field: str | None,
+    available: Mapping[str, AssurancePolicy] = SIGNED_ONLY,
+) -> AssurancePolicy:
     """Return the policy that a request requires.
 
     Args:
         headers: request headers, names in lower case.
         body_field: the body's `assurance`, if it has one.
+        available: what this server delivers, by name.
 
     Raises:
         RequestError: `assurance-unknown`, `assurance-unavailable` or `invalid-request`.
@@ -42,19 +48,19 @@ def required_assurance(headers: Mapping[str, str], body_field: str | None) -> As
     word = body_field if body_field is not None else header_field
     if word is None:
         word = DEFAULT_ASSURANCE
-    policy = AVAILABLE.get(word)
+    policy = available.get(word)
     if policy is not None:
         return policy
-    available = ", ".join(sorted(AVAILABLE))
+    offered = ", ".join(sorted(available))
     words = word.split("+")
     if len(set(words)) != len(words) or not KNOWN_WORDS.issuperset(words):
         raise RequestError(
-            f"unknown assurance; available here: {available}",
+            f"unknown assurance; available here: {offered}",
             reason=Reason.ASSURANCE_UNKNOWN,
             parameter="assurance",
         )
     raise RequestError(
-        f"this server cannot deliver assurance {word}; available here: {available}",
+        f"this server cannot deliver assurance {word}; available here: {offered}",
         reason=Reason.ASSURANCE_UNAVAILABLE,
         parameter="assurance",
     )
@@ -66,7 +72,15 @@ def caller_nonce(headers: Mapping[str, str]) -> bytes | None:
     Raises:
         RequestError: `invalid-request` unless it is base64url of 8 to 64 bytes.
     """
-    text = headers.get(NONCE_HEADER)
+    return read_nonce(headers.get(NONCE_HEADER), parameter="Verispect-Nonce")
+
+
+def read_nonce(text: str | None, *, parameter: str) -> bytes | None:
+    """Return the nonce in `text`; `None` for none.
+
+    Raises:
+        RequestError: `invalid-request` unless it is base64url of 8 to 64 bytes.
+    """
     if text is None:
         return None
     try:
@@ -76,6 +90,23 @@ def caller_nonce(headers: Mapping[str, str]) -> bytes | None:
     if len(nonce) not in NONCE_BYTES:
         raise RequestError(
             f"expected base64url of {NONCE_BYTES[0]} to {NONCE_BYTES[-1]} bytes",
-            parameter="Verispect-Nonce",
+            parameter=parameter,
         )
     return nonce
+
+
+def wants_own_attestation(headers: Mapping[str, str], policy: AssurancePolicy) -> bool:
+    """Tell whether the caller asks for attestation evidence of this one inference.
+
+    Raises:
+        RequestError: `invalid-request` for another word, or where no attestation is required.
+    """
+    word = headers.get(ATTESTATION_HEADER)
+    if word is None or (word == "session" and policy is not SIGNED):
+        return False
+    if word != "inference" or policy is SIGNED:
+        raise RequestError(
+            "expected session or inference, together with an attested assurance",
+            parameter="Verispect-Attestation",
+        )
+    return True

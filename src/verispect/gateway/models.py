@@ -10,7 +10,6 @@ from typing import Any, Final
 
 import msgspec
 
-from verispect.gateway.assurance import AVAILABLE
 from verispect.gateway.http import HttpRequest, HttpResponse
 from verispect.gateway.serving import ServedModel
 from verispect.gateway.state import GatewayState
@@ -20,7 +19,7 @@ _PREFIX: Final = "/v1/models/"
 
 async def list_models(state: GatewayState, request: HttpRequest) -> HttpResponse:  # noqa: ARG001
     """Answer `GET /v1/models`: every name that this server serves, sorted."""
-    models = [_model_member(state.pool.find(name)) for name in state.pool.names()]
+    models = [_model_member(state, state.pool.find(name)) for name in state.pool.names()]
     return HttpResponse(200, msgspec.json.encode({"object": "list", "data": models}))
 
 
@@ -32,10 +31,10 @@ async def retrieve_model(state: GatewayState, request: HttpRequest) -> HttpRespo
     """
     # The path is unescaped already: `%2F` and `/` are the same name.
     served = state.pool.find(request.path.removeprefix(_PREFIX))
-    return HttpResponse(200, msgspec.json.encode(_model_member(served)))
+    return HttpResponse(200, msgspec.json.encode(_model_member(state, served)))
 
 
-def _model_member(served: ServedModel) -> dict[str, Any]:
+def _model_member(state: GatewayState, served: ServedModel) -> dict[str, Any]:
     return {
         "id": served.name,
         "object": "model",
@@ -47,6 +46,6 @@ def _model_member(served: ServedModel) -> dict[str, Any]:
             "identity": served.identity.label,
             "determinism": served.determinism.label,
             "lanes": [lane.value for lane in served.lanes],
-            "assurance": sorted(AVAILABLE),
+            "assurance": sorted(state.recorder.available),
         },
     }

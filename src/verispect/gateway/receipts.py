@@ -8,6 +8,7 @@ opening key that went out with the answer, and only until their retention ends.
 from __future__ import annotations
 
 import hmac
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -16,8 +17,9 @@ from verispect import __version__
 from verispect.appraisal.trusted_root import AcceptedModel, TrustedRoot
 from verispect.core.encoding import DIGEST_BYTES, to_base64url
 from verispect.core.errors import Reason
+from verispect.core.receipt import InferenceReceipt
 from verispect.core.statement import INFERENCE_ID_BYTES, STATEMENT_VERSION
-from verispect.gateway.assurance import AVAILABLE, DEFAULT_ASSURANCE
+from verispect.gateway.assurance import DEFAULT_ASSURANCE, read_nonce
 from verispect.gateway.errors import HttpError
 from verispect.gateway.http import HttpRequest, HttpResponse
 from verispect.gateway.recording import INTERIM_EVERY_CHUNKS
@@ -40,16 +42,54 @@ async def retrieve_receipt(state: GatewayState, request: HttpRequest) -> HttpRes
     if wants_openings:
         return _openings(state, request, stored)
     receipt_id = stored.receipt_id.hex()
+    receipt = stored.receipt
+    if request.query.get("evidence") == "attached":
+        receipt = _with_evidence(state, receipt)
     headers = [("verispect-receipt-id", receipt_id)]
     if request.query.get("format") == "json":
         view = {
             "receipt_id": receipt_id,
             "inference": stored.inference_id.hex(),
             "sequence": stored.sequence,
-            "receipt": to_base64url(stored.receipt),
+            "receipt": to_base64url(receipt),
         }
         return HttpResponse(200, msgspec.json.encode(view), headers=headers)
-    return HttpResponse(200, stored.receipt, _RECEIPT_TYPE, headers)
+    return HttpResponse(200, receipt, _RECEIPT_TYPE, headers)
+
+
+def _with_evidence(state: GatewayState, data: bytes) -> bytes:
+    """Return the receipt with the evidence that its statement names, as far as it is here."""
+    receipt = InferenceReceipt.parse(data)
+    attestation = state.recorder.attestation
+    rows = []
+    for promise in receipt.unverified_statement.evidence:
+        if promise.digest is not None and attestation is not None:
+            entry = attestation.find(promise.digest)
+            if entry is not None:
+                rows.append(entry.to_row())
+    return replace(receipt.envelope, evidence=tuple(rows)).encode()
+
+
+async def retrieve_attestation(state: GatewayState, request: HttpRequest) -> HttpResponse:
+    """Answer `GET /v1/attestation?nonce=`: fresh evidence of the signing key, as JSON."""
+    attestation = state.recorder.attestation
+    if attestation is None:
+        raise HttpError(
+            "this server does not attest", status=404, reason=Reason.ASSURANCE_UNAVAILABLE
+        )
+    nonce = read_nonce(request.query.get("nonce"), parameter="nonce")
+    entry = await (attestation.session() if nonce is None else attestation.fresh(nonce))
+    document = {
+        "kind": entry.kind,
+        "profile": entry.profile,
+        "class": attestation.evidence_class.value,
+        "keyId": state.recorder.issuer.signer.public_key.key_id.hex(),
+        "collectedAt": entry.collected_at,
+        "digest": entry.digest().hex(),
+        "body": to_base64url(entry.body),
+        "endorsements": to_base64url(entry.endorsements),
+    }
+    return HttpResponse(200, msgspec.json.encode(document), headers=[("cache-control", "no-store")])
 
 
 def _find(state: GatewayState, identifier: str) -> StoredReceipt:
@@ -117,7 +157,9 @@ async def well_known(state: GatewayState, request: HttpRequest) -> HttpResponse:
         "trustedRootIsASuggestion": True,
         "assurance": {
             "default": DEFAULT_ASSURANCE,
-            "available": {name: policy.digest().hex() for name, policy in AVAILABLE.items()},
+            "available": {
+                name: policy.digest().hex() for name, policy in state.recorder.available.items()
+            },
         },
         "stream": {"interimSignatureEveryChunks": INTERIM_EVERY_CHUNKS},
     }

@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
-from verispect.appraisal.policy import AssurancePolicy
+from verispect.appraisal.policy import SIGNED, AssurancePolicy
 from verispect.attesters.signer import Issuer
 from verispect.core.commitments import SALT_BYTES, Opening, Part, encode_openings
 from verispect.core.encoding import Digest, encode_content, to_base64url
@@ -33,7 +33,13 @@ from verispect.core.statement import (
 )
 from verispect.core.stream import StreamChain, sign_interim
 from verispect.engines.interface import EngineIdentity, Lane, Sampling
-from verispect.gateway.assurance import caller_nonce, required_assurance
+from verispect.gateway.assurance import (
+    SIGNED_ONLY,
+    caller_nonce,
+    required_assurance,
+    wants_own_attestation,
+)
+from verispect.gateway.attestation import KeyAttestation
 from verispect.gateway.http import HttpRequest
 from verispect.gateway.metrics import Metrics
 from verispect.gateway.published import PublishedRecords
@@ -72,6 +78,7 @@ class Recorder:
         opening_secret: 32 random bytes from which every inference's opening key is derived.
         published: where engine identities are kept for whoever reads a receipt.
         metrics: counters, where the server keeps any.
+        attestation: what vouches for the signing key, where this server attests.
     """
 
     def __init__(
@@ -82,11 +89,16 @@ class Recorder:
         opening_secret: bytes,
         published: PublishedRecords,
         metrics: Metrics | None = None,
+        attestation: KeyAttestation | None = None,
     ) -> None:
         self.issuer = issuer
         self.store = store
         self.metrics = metrics
         self.published = published
+        self.attestation = attestation
+        self.available = dict(SIGNED_ONLY)
+        if attestation is not None:
+            self.available[attestation.policy.name] = attestation.policy
         self._opening_secret = opening_secret
         self._engines: dict[
             tuple[int, int], tuple[EngineIdentity, ServedModel, Digest, Determinism]
@@ -121,7 +133,8 @@ class Recorder:
             served=served,
             requested_model=requested_model,
             lane=lane,
-            policy=required_assurance(request.headers, assurance),
+            policy=(policy := required_assurance(request.headers, assurance, self.available)),
+            attest_inference=wants_own_attestation(request.headers, policy),
             nonce=caller_nonce(request.headers),
             received_at=request.received_at,
         )
@@ -155,6 +168,7 @@ class Inference:
         requested_model: str,
         lane: Lane,
         policy: AssurancePolicy,
+        attest_inference: bool,
         nonce: bytes | None,
         received_at: int,
     ) -> None:
@@ -164,6 +178,7 @@ class Inference:
         self._requested_model = requested_model
         self._lane = lane
         self._policy = policy
+        self._attest_inference = attest_inference
         self._nonce = nonce
         self._received_at = received_at
         # The time in front keeps the store's index compact; 80 random bits keep it unguessable.
@@ -295,6 +310,8 @@ class Inference:
             raise RuntimeError("an inference is finished once")
         self._finished = True
         draft = self._statement(finish_reasons=finish_reasons, usage=usage)
+        if self._policy is not SIGNED:
+            draft = await self._attested(draft)
         new = NewReceipt(
             inference_id=self._id,
             mint=lambda sequence: mint(draft, sequence, self.identifier, self._recorder.issuer),
@@ -305,6 +322,17 @@ class Inference:
         if self._recorder.metrics is not None:
             self._recorder.metrics.issued(self._operation)
         return Issued(stored.receipt, stored.receipt_id.hex())
+
+    async def _attested(self, draft: InferenceStatement) -> InferenceStatement:
+        """Name the attestation evidence that the caller required; it is on disk by now."""
+        attestation = self._recorder.attestation
+        assert attestation is not None  # No other policy was available.
+        if self._attest_inference:
+            entry = await attestation.inference(self.identifier, draft)
+        else:
+            entry = await attestation.session()
+        named = PromisedEvidence(entry.kind, entry.digest())
+        return replace(draft, evidence=(*_SIGNATURE_ONLY, named))
 
 
 def mint(draft: InferenceStatement, sequence: int, subject: str, issuer: Issuer) -> bytes:

@@ -84,6 +84,7 @@ _ROUTES: Final = (
     Route("/v1/models/{id}", {"GET": models.retrieve_model}, is_prefix=True),
     Route("/v1/receipts/{id}", {"GET": receipts.retrieve_receipt}, is_prefix=True),
     Route("/v1/records/{digest}", {"GET": receipts.retrieve_record}, is_prefix=True),
+    Route("/v1/attestation", {"GET": receipts.retrieve_attestation}),
     Route("/.well-known/verispect", {"GET": receipts.well_known}),
     Route("/v2", _DISPATCH, takes_json=False, takes_tensors=True),
     Route("/v2/{path}", _DISPATCH, is_prefix=True, takes_json=False, takes_tensors=True),

@@ -7,12 +7,13 @@ from types import MappingProxyType
 from typing import Final
 
 from verispect.core.errors import Reason, UnsupportedError
+from verispect.evidence.bindings.inference_v1 import INFERENCE_V1
 from verispect.evidence.bindings.interface import BindingProfile
 from verispect.evidence.bindings.key_v1 import KEY_V1
 from verispect.evidence.bindings.services import PROFILES
 
 BINDING_PROFILES: Final[Mapping[str, BindingProfile]] = MappingProxyType(
-    {profile.name: profile for profile in (KEY_V1, *PROFILES)}
+    {profile.name: profile for profile in (KEY_V1, INFERENCE_V1, *PROFILES)}
 )
 """Every known profile by its name."""
 
