@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from verispect.core.encoding import decode, encode, sha256
+from verispect.core.encoding import sha256
 from verispect.core.errors import Error, MalformedError, Reason, UnsupportedError
 from verispect.evidence.attestation import (
     Anchor,
@@ -37,7 +37,6 @@ from verispect.evidence.attestation import (
     TrustClaim,
     TrustTier,
 )
-from verispect.evidence.certificates import MAX_CHAIN_CERTIFICATES
 from verispect.evidence.tpm.activation import (
     TECHNOLOGY,
     check_attestation_attributes,
@@ -66,11 +65,8 @@ from verispect.evidence.tpm.structures import (
 GENUINE_ANCHORS: Final[tuple[Anchor, ...]] = ()
 """No vendor's endorsement root is pinned: without an anchor of the caller's own, nothing holds."""
 
-MAX_EVIDENCE_BYTES: Final = 256 * 1024
 _PEM: Final = b"-----BEGIN"
 _DER_SEQUENCE: Final = 0x30
-_BODY_MEMBERS: Final = {"quote": bytes, "signature": bytes, "ak": bytes, "pcrs": bytes | None}
-_PATH_MEMBERS: Final = ("akCertificates", "ekCertificates")
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,39 +85,6 @@ class TpmEvidence:
     """A path for the attestation key, DER, leaf first, root last."""
     ek_certificates: Sequence[bytes] = ()
     """The endorsement key's, kept for whoever activates; no reason to trust the quote."""
-
-    def to_bytes(self) -> tuple[bytes, bytes]:
-        """Return the evidence and its endorsements as `spec/evidence-tpm.md` encodes them."""
-        body = {"quote": self.quote, "signature": self.signature, "ak": self.ak, "pcrs": self.pcrs}
-        paths = {
-            "akCertificates": list(self.ak_certificates),
-            "ekCertificates": list(self.ek_certificates),
-        }
-        return encode(body), encode(paths)
-
-    @classmethod
-    def from_bytes(cls, body: bytes, endorsements: bytes) -> TpmEvidence:
-        """Read what `to_bytes` wrote.
-
-        Raises:
-            MalformedError: `malformed-cbor`, `too-large` or `malformed-evidence`.
-        """
-        members = decode(body, limit=MAX_EVIDENCE_BYTES)
-        paths = decode(endorsements, limit=MAX_EVIDENCE_BYTES)
-        if (
-            not isinstance(members, dict)
-            or members.keys() != _BODY_MEMBERS.keys()
-            or not all(isinstance(members[name], kind) for name, kind in _BODY_MEMBERS.items())
-            or not isinstance(paths, dict)
-            or sorted(paths) != sorted(_PATH_MEMBERS)
-            or not all(_is_path(paths[name]) for name in _PATH_MEMBERS)
-        ):
-            raise MalformedError("not a quote with its key", reason=Reason.MALFORMED_EVIDENCE)
-        return cls(
-            **members,
-            ak_certificates=paths[_PATH_MEMBERS[0]],
-            ek_certificates=paths[_PATH_MEMBERS[1]],
-        )
 
 
 def appraise_tpm(
@@ -302,11 +265,3 @@ def read_attestation_key(data: bytes) -> tuple[PublicKey, PublicArea | None]:
     if not isinstance(key, (rsa.RSAPublicKey, ec.EllipticCurvePublicKey)):
         raise UnsupportedError("kind of key", reason=Reason.UNSUPPORTED_ALGORITHM)
     return key, None
-
-
-def _is_path(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) <= MAX_CHAIN_CERTIFICATES
-        and all(isinstance(item, bytes) for item in value)
-    )

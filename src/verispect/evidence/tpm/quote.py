@@ -36,13 +36,11 @@ _DER_SEQUENCE: Final = 0x30
 def qualifying_data(report_data: bytes, nonce: bytes | None) -> bytes:
     """Return the `extraData` that commits to a guest's value and to a verifier's nonce.
 
-    A TPM has one field for both, of 32 bytes at least on every TPM: without a nonce it is
-    `report_data` itself, with one it is a SHA-256 over a tag, the nonce's length, the nonce and
-    `report_data`.
+    A TPM has one field for both, of which every TPM takes 32 bytes. It is a SHA-256 over a tag,
+    the nonce's length in two bytes, the nonce (empty where there is none) and `report_data`.
     """
-    if nonce is None:
-        return report_data
-    return sha256(QUALIFYING_DATA_TAG + len(nonce).to_bytes(2, "big") + nonce + report_data)
+    given = nonce or b""
+    return sha256(QUALIFYING_DATA_TAG + len(given).to_bytes(2, "big") + given + report_data)
 
 
 def check_qualifying_data(quote: Quote, expected: Expectation) -> bool:
