@@ -73,6 +73,12 @@ class ServedGateway:
             raise AssertionError(f"the gateway did not start: {self.log()[-2000:]}")
         self.url = line.split()[-1]
 
+    @property
+    def process_id(self) -> int:
+        """The server's process."""
+        assert self._process is not None
+        return self._process.pid
+
     def kill(self) -> None:
         """End the process at once, as a power cut would."""
         assert self._process is not None
