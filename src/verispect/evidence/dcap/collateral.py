@@ -73,6 +73,10 @@ class SignedDocument:
     """Milliseconds since the epoch, as the next one."""
     next_update: int
 
+    def has_expired(self, at: int) -> bool:
+        """Tell whether the document is too old at `at`; it is good until its last moment."""
+        return at > self.next_update
+
 
 @dataclass(frozen=True, slots=True)
 class RevocationList:
@@ -86,6 +90,10 @@ class RevocationList:
     next_update: int
     revoked: frozenset[int]
     """Serial numbers."""
+
+    def has_expired(self, at: int) -> bool:
+        """Tell whether a newer list must exist at `at`; at the moment of its update it does."""
+        return at >= self.next_update
 
 
 @dataclass(frozen=True, slots=True)

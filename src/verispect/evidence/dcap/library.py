@@ -32,6 +32,7 @@ _SENTENCES: Final = (
     ("SERVTD_EXT", Reason.ATTESTATION_ATTRIBUTES),
     ("Invalid MR service TD", Reason.ATTESTATION_ATTRIBUTES),
     ("No matching TCB level", Reason.TCB_UNKNOWN),
+    ("Unrecognized TCB status", Reason.TCB_UNKNOWN),
     ("No TCB levels found", Reason.TCB_UNKNOWN),
     ("TDX module", Reason.TCB_UNKNOWN),
     ("current TDX TCB", Reason.TCB_UNKNOWN),

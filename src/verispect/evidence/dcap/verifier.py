@@ -33,7 +33,7 @@ from typing import Any, Final, NoReturn
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from verispect.core.encoding import Digest, sha256
-from verispect.core.errors import Error, Reason
+from verispect.core.errors import Error, Reason, UnsupportedError
 from verispect.evidence.attestation import (
     Anchor,
     AttestationAppraisal,
@@ -96,6 +96,7 @@ def appraise_dcap(
     expected: Expectation,
     policy: AttestationPolicy,
     at: int,
+    technology: str | None = None,
 ) -> AttestationAppraisal:
     """Appraise a quote; never raises for bad evidence.
 
@@ -107,16 +108,24 @@ def appraise_dcap(
         policy: what is acceptable of genuine evidence. `allow_debug` cannot be honoured beyond
             step 12: the library tells no TCB status of what is open to the host.
         at: time of judgement, milliseconds since the epoch.
+        technology: `intel-tdx` or `intel-sgx` where only one of them will do; a quote of the
+            other is refused with `unsupported-evidence`.
 
     Returns:
-        The appraisal, of the technology that the quote is of.
+        The appraisal, of the technology that was asked for or, without one, that the quote is of.
     """
     try:
         quote = parse_quote(evidence.quote)
+        found = SGX if quote.tee == TEE_SGX else TDX
+        if technology not in (None, found):
+            raise UnsupportedError(
+                f"expected a quote of {technology}, found one of {found}",
+                reason=Reason.UNSUPPORTED_EVIDENCE,
+            )
     except Error as error:
-        return unreadable(SGX if evidence.quote[:2] == b"\x03\x00" else TDX, error)
-    technology = SGX if quote.tee == TEE_SGX else TDX
-    examination = Examination(technology, policy)
+        guess = SGX if evidence.quote[:2] == b"\x03\x00" else TDX
+        return unreadable(technology or guess, error)
+    examination = Examination(found, policy)
     walk = _Walk(examination, evidence, quote, anchors, expected, at)
     try:
         walk.take()
@@ -271,7 +280,7 @@ class _Walk:
             for certificate in chain:
                 check_validity(certificate, self._at)
         for document in collateral.dated:
-            if self._at > document.next_update:
+            if document.has_expired(self._at):
                 detail = f"{document.name} has expired"
                 self._fail(detail, Reason.ATTESTATION_EXPIRED)
             if self._at < document.issued_at:
