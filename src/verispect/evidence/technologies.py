@@ -40,6 +40,7 @@ Files = Mapping[str, bytes]
 MAX_KEY_BYTES: Final = 16 * 1024
 _CERTIFICATE_BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
 _KEY_BEGIN: Final = b"-----BEGIN PUBLIC KEY-----"
+_CERTIFICATE_STARTS: Final = (b"\x30", b"-")
 _ROOT: Final = "root"
 
 
@@ -59,12 +60,20 @@ class Technology:
     """One row of the table."""
 
     name: str
-    main: str
-    """The file that is the evidence."""
-    required: tuple[str, ...]
-    """Endorsements without which there is nothing to appraise."""
+    forms: tuple[tuple[str, ...], ...]
+    """Files without which there is nothing to appraise, in each form that evidence comes in."""
     optional: tuple[str, ...]
     appraise: Callable[[Files, Question], AttestationAppraisal]
+
+    @property
+    def main(self) -> str:
+        """The file that is the evidence, in its first form."""
+        return self.forms[0][0]
+
+    @property
+    def required(self) -> tuple[str, ...]:
+        """The other files of the first form."""
+        return self.forms[0][1:]
 
 
 def _confidential_space(files: Files, question: Question) -> AttestationAppraisal:
@@ -124,15 +133,97 @@ def _sev_snp(files: Files, question: Question) -> AttestationAppraisal:
     )
 
 
+def _nvidia_gpu(files: Files, question: Question) -> AttestationAppraisal:
+    from verispect.evidence import nvidia as module
+
+    anchors = module.GENUINE_ANCHORS if question.anchors is None else question.anchors
+    rims = files.get("driver_rim"), files.get("vbios_rim")
+    ocsp = tuple(files[name] for name in sorted(files) if name.startswith("ocsp"))
+    if "evidence" in files:
+        return module.appraise_nvidia_document(
+            module.DeviceDocument(files["evidence"], *rims, ocsp),
+            anchors=anchors,
+            expected=question.expected,
+            policy=question.policy,
+            at=question.at,
+        )
+    return module.appraise_nvidia_gpu(
+        module.DeviceEvidence(files["report"], files["chain"], module.DeviceKind.GPU, *rims, ocsp),
+        anchors=anchors,
+        expected=question.expected,
+        policy=question.policy,
+        at=question.at,
+    )
+
+
+def _nvidia_rim(files: Files, question: Question) -> AttestationAppraisal:
+    from verispect.evidence import nvidia as module
+
+    return module.appraise_nvidia_rim(
+        module.ManifestEvidence(files["rim"]),
+        anchors=module.GENUINE_ANCHORS if question.anchors is None else question.anchors,
+        expected=question.expected,
+        policy=question.policy,
+        at=question.at,
+    )
+
+
+def _nvidia_nras(files: Files, question: Question) -> AttestationAppraisal:
+    from verispect.evidence import nvidia as module
+
+    issuers = (certificate_der(files["issuer"]),) if "issuer" in files else ()
+    return module.appraise_nvidia_token(
+        module.ServiceToken(files["token"], files["jwks"], issuers),
+        anchors=module.GENUINE_ANCHORS if question.anchors is None else question.anchors,
+        expected=question.expected,
+        policy=question.policy,
+        at=question.at,
+    )
+
+
+def _tpm(files: Files, question: Question) -> AttestationAppraisal:
+    from verispect.evidence import tpm as module
+
+    return module.appraise_tpm(
+        module.evidence_from_files(files),
+        anchors=module.GENUINE_ANCHORS if question.anchors is None else question.anchors,
+        expected=question.expected,
+        policy=question.policy,
+        at=question.at,
+    )
+
+
+def _azure(files: Files, question: Question) -> AttestationAppraisal:
+    from verispect.evidence import azure as module
+
+    return module.appraise_azure(
+        module.read_bundle(files["bundle"], collateral=files.get("collateral")),
+        anchors=module.GENUINE_ANCHORS if question.anchors is None else question.anchors,
+        expected=question.expected,
+        policy=question.policy,
+        at=question.at,
+    )
+
+
 TECHNOLOGIES: Final[Mapping[str, Technology]] = MappingProxyType(
     {
         technology.name: technology
         for technology in (
-            Technology("aws-nitro", "doc", (), (), _nitro),
-            Technology("intel-tdx", "quote", ("collateral",), (), _dcap),
-            Technology("intel-sgx", "quote", ("collateral",), (), _dcap),
-            Technology("amd-sev-snp", "report", ("cert",), ("ask", "ark", "crl"), _sev_snp),
-            Technology("gcp-confidential-space", "token", (), ("jwks",), _confidential_space),
+            Technology("aws-nitro", (("doc",),), (), _nitro),
+            Technology("intel-tdx", (("quote", "collateral"),), (), _dcap),
+            Technology("intel-sgx", (("quote", "collateral"),), (), _dcap),
+            Technology("amd-sev-snp", (("report", "cert"),), ("ask", "ark", "crl"), _sev_snp),
+            Technology("azure-vtpm", (("bundle",),), ("collateral",), _azure),
+            Technology(
+                "nvidia-gpu",
+                (("evidence",), ("report", "chain")),
+                ("driver_rim", "vbios_rim", "ocsp", "ocsp_driver", "ocsp_vbios"),
+                _nvidia_gpu,
+            ),
+            Technology("nvidia-rim", (("rim",),), (), _nvidia_rim),
+            Technology("nvidia-nras", (("token", "jwks"),), ("issuer",), _nvidia_nras),
+            Technology("tpm2-quote", (("msg", "sig", "ak"),), ("pcrs", "ak_cert", "ek_cert"), _tpm),
+            Technology("gcp-confidential-space", (("token",),), ("jwks",), _confidential_space),
         )
     }
 )
@@ -164,11 +255,9 @@ def appraise_evidence(
             raise UnsupportedError(
                 f"no technology is named {technology[:64]}", reason=Reason.UNSUPPORTED_EVIDENCE
             )
-        missing = [name for name in (row.main, *row.required) if name not in files]
-        if missing:
-            raise MalformedError(
-                f"the evidence has no {missing[0]}", reason=Reason.MALFORMED_EVIDENCE
-            )
+        if not any(files.keys() >= set(form) for form in row.forms):
+            missing = next(name for name in row.forms[0] if name not in files)
+            raise MalformedError(f"the evidence has no {missing}", reason=Reason.MALFORMED_EVIDENCE)
         appraisal = row.appraise(files, Question(anchors, expected, policy, at))
     except Error as error:
         return unreadable(technology, error)
@@ -185,7 +274,7 @@ def appraise_evidence(
                 f"the evidence is of {appraisal.technology}", reason=Reason.MALFORMED_EVIDENCE
             ),
         )
-    unread = sorted(set(files) - {row.main, *row.required, *row.optional, _ROOT})
+    unread = sorted(set(files).difference(*row.forms, row.optional, {_ROOT}))
     if not unread:
         return appraisal
     notes = [f"the file {name[:64]}: {technology} reads no such file" for name in unread]
@@ -227,6 +316,8 @@ def anchors_of(
         return jwks_anchors(technology, data, evidence_class, label)
     if start.startswith(_KEY_BEGIN):
         digest = _key_digest(data)
+    elif technology == "tpm2-quote" and data[:1] not in _CERTIFICATE_STARTS:
+        digest = _area_digest(data)
     else:
         digest = load_certificate(certificate_der(data)).key_digest
     return (Anchor(technology, digest, evidence_class, label),)
@@ -272,6 +363,14 @@ def certificate_der(data: bytes) -> bytes:
         return base64.b64decode(body, validate=True)
     except binascii.Error as error:
         raise MalformedError("not a PEM certificate", reason=Reason.MALFORMED_EVIDENCE) from error
+
+
+def _area_digest(data: bytes) -> Digest:
+    """Return the digest of a key that is a TPM's public area."""
+    from verispect.evidence.tpm.activation import public_key_info
+    from verispect.evidence.tpm.structures import parse_public
+
+    return sha256(public_key_info(parse_public(data).key))
 
 
 def _key_digest(data: bytes) -> Digest:

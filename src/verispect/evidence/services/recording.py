@@ -41,8 +41,8 @@ class Recording:
     technology: str
     """Of the CPU's evidence."""
     cpu: Mapping[str, bytes]
-    gpus: tuple[bytes, ...]
-    """Each as a JSON list of one, as `nvidia-gpu` reads it."""
+    gpus: bytes | None
+    """All GPUs as one JSON list, as `nvidia-gpu` reads it."""
     members: Mapping[str, bytes]
     """Of the profile, without the nonce."""
     echoed_nonce: bytes | None
@@ -137,9 +137,9 @@ def _dstack_members(profile: str, entry: Mapping[str, Any]) -> dict[str, bytes]:
     return members
 
 
-def _nvidia_payload(text: Any) -> tuple[bytes, ...]:
+def _nvidia_payload(text: Any) -> bytes | None:
     if text in (None, ""):
-        return ()
+        return None
     payload = _object(_maybe_text(text))
     items = payload.get("evidence_list", [])
     return _gpu_list(items, arch=payload.get("arch"))
@@ -234,13 +234,13 @@ def _pick(entries: list[Any], instance: int) -> dict[str, Any]:
     return _object(entries[instance])
 
 
-def _gpu_list(items: Any, *, arch: Any = None) -> tuple[bytes, ...]:
+def _gpu_list(items: Any, *, arch: Any = None) -> bytes | None:
     if not isinstance(items, list) or len(items) > MAX_GPUS:
         raise _malformed("the gpu evidence is not a list")
-    merged = [
-        _object(item) | ({"arch": arch} if arch and "arch" not in item else {}) for item in items
-    ]
-    return tuple(json.dumps([item]).encode() for item in merged)
+    entries = [_object(item) for item in items]
+    if arch is not None:
+        entries = [{"arch": arch, **entry} for entry in entries]
+    return json.dumps(entries).encode() if entries else None
 
 
 def _object(value: Any) -> dict[str, Any]:
