@@ -37,10 +37,10 @@ def qualifying_data(report_data: bytes, nonce: bytes | None) -> bytes:
     """Return the `extraData` that commits to a guest's value and to a verifier's nonce.
 
     A TPM has one field for both, of which every TPM takes 32 bytes. It is a SHA-256 over a tag,
-    the nonce's length in two bytes, the nonce (empty where there is none) and `report_data`.
+    the nonce's length in four bytes, the nonce (empty where there is none) and `report_data`.
     """
     given = nonce or b""
-    return sha256(QUALIFYING_DATA_TAG + len(given).to_bytes(2, "big") + given + report_data)
+    return sha256(QUALIFYING_DATA_TAG + len(given).to_bytes(4, "big") + given + report_data)
 
 
 def check_qualifying_data(quote: Quote, expected: Expectation) -> bool:
