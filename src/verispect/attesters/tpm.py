@@ -1,6 +1,6 @@
 """TPM 2.0: quotes by way of the command line of tpm2-tools.
 
-The attestation key is made once, below the endorsement key, and kept in a folder as the two blobs
+The attestation key is made once, below the endorsement key, and kept in a directory as the two blobs
 that only this TPM can load. A quote's one free field commits to the guest's value and to the
 verifier's nonce (`verispect.evidence.tpm.qualifying_data`).
 
@@ -44,7 +44,7 @@ class TpmAttester:
     """A TPM that this process may use; see the module.
 
     Args:
-        folder: where the attestation key's blobs are kept; made where it does not exist.
+        directory: where the attestation key's blobs are kept; made where it does not exist.
         tcti: how to reach the TPM, for example `swtpm:host=127.0.0.1,port=2321`.
         registers: the PCRs of the SHA-256 bank to quote.
         endorsement_issuers: the issuers of the endorsement certificate, DER, root last; kept with
@@ -53,13 +53,13 @@ class TpmAttester:
 
     def __init__(
         self,
-        folder: Path,
+        directory: Path,
         *,
         tcti: str = DEVICE_TCTI,
         registers: Sequence[int] = DEFAULT_REGISTERS,
         endorsement_issuers: Sequence[bytes] = (),
     ) -> None:
-        self._folder = folder
+        self._directory = directory
         self._tcti = tcti
         self._selection = "sha256:" + ",".join(str(index) for index in sorted(set(registers)))
         self._issuers = tuple(endorsement_issuers)
@@ -128,7 +128,7 @@ class TpmAttester:
             evidence = TpmEvidence(
                 quote=message.read_bytes(),
                 signature=signature.read_bytes(),
-                ak=(self._folder / _PUBLIC).read_bytes(),
+                ak=(self._directory / _PUBLIC).read_bytes(),
                 pcrs=values.read_bytes(),
                 ek_certificates=certificates,
             )
@@ -158,10 +158,10 @@ class TpmAttester:
 
     def _load(self, scratch: Path) -> Path:
         """Load the attestation key, made before where there is none, and return its context."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         endorsement, context = scratch / "ek.ctx", scratch / "ak.ctx"
-        public, private = self._folder / _PUBLIC, self._folder / _PRIVATE
-        self._run("createek", "-c", endorsement, "-G", "rsa", "-u", self._folder / _EK_PUBLIC)
+        public, private = self._directory / _PUBLIC, self._directory / _PRIVATE
+        self._run("createek", "-c", endorsement, "-G", "rsa", "-u", self._directory / _EK_PUBLIC)
         self._flush()
         if not (public.exists() and private.exists()):
             new_public, new_private = scratch / _PUBLIC, scratch / _PRIVATE
@@ -202,7 +202,7 @@ class TpmAttester:
 
     def _public_area(self, name: str) -> PublicArea:
         try:
-            return parse_public((self._folder / name).read_bytes())
+            return parse_public((self._directory / name).read_bytes())
         except (OSError, Error) as error:
             raise _unavailable(f"{name} cannot be read") from error
 
