@@ -28,7 +28,7 @@ from nitro_forgery import (
 from tee_vectors import case_ids, load_case, milliseconds, read_vector
 from verispect.attesters.development_enclave import encode_payload
 from verispect.core.encoding import Digest, byte_string
-from verispect.core.errors import Reason
+from verispect.core.errors import MalformedError, Reason
 from verispect.evidence.attestation import (
     Anchor,
     AttestationPolicy,
@@ -231,6 +231,22 @@ def test_a_payload_in_another_encoding_is_malformed(forger: Forger, alter) -> No
     altered = alter(payload)
     assert altered != payload
     assert _reason(forger, forger.sign(altered)) is Reason.MALFORMED_EVIDENCE
+
+
+def test_a_key_that_stands_twice_is_malformed(forger: Forger) -> None:
+    """Of two values under one key neither is believed, whatever their order."""
+    once = parts(forger.document(user_data=...))[0]
+    assert _reason(forger, forger.sign(once)) is None
+    for key in (b"\x65nonce\x45nonce", b"\x66digest\x66SHA384"):
+        twice = once[:-1] + key + b"\xff"
+        assert _reason(forger, forger.sign(twice)) is Reason.MALFORMED_EVIDENCE
+
+
+def test_a_document_beyond_the_limit_is_refused_by_its_length(forger: Forger) -> None:
+    """Sixteen megabytes are too large before the first of them is read."""
+    with pytest.raises(MalformedError) as refused:
+        parse_document(forger.document() + bytes(16 * 1024 * 1024))
+    assert refused.value.reason is Reason.TOO_LARGE
 
 
 def test_payloads_of_definite_and_indefinite_length_are_both_read(forger: Forger) -> None:
