@@ -1,8 +1,8 @@
 """TPM 2.0: quotes by way of the command line of tpm2-tools.
 
-The attestation key is made once, below the endorsement key, and kept in a directory as the two blobs
-that only this TPM can load. A quote's one free field commits to the guest's value and to the
-verifier's nonce (`verispect.evidence.tpm.qualifying_data`).
+The attestation key is made once, below the endorsement key, and kept in a directory as the two
+blobs that only this TPM can load. A quote's one free field commits to the guest's value and to
+the verifier's nonce (`verispect.evidence.tpm.qualifying_data`).
 
 A TPM without a resource manager has room for three objects: contexts are flushed after each, so
 the TPM must be this process's alone, or be reached through the kernel's resource manager
