@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from datetime import timedelta
+from pathlib import Path
 
 import cbor2
 import pytest
@@ -38,10 +40,17 @@ from verispect.evidence.attestation import (
     reason_class,
 )
 from verispect.evidence.certificates import load_certificate
-from verispect.evidence.nitro.appraise import GENUINE_ANCHORS, NitroEvidence, appraise_nitro
+from verispect.evidence.nitro import document
+from verispect.evidence.nitro.appraise import (
+    GENUINE_ANCHORS,
+    MAX_SKEW_MILLISECONDS,
+    NitroEvidence,
+    appraise_nitro,
+)
 from verispect.evidence.nitro.document import parse_document
 
 NOT_CHECKED_WITHOUT_EXPECTATIONS = 6
+SPECIFICATION = Path(__file__).parents[2] / "spec" / "evidence-nitro.md"
 CUT_FACTS = {"nonce", "user_data", "public_key"}
 
 
@@ -522,3 +531,30 @@ def test_the_anchor_alone_decides_the_class(forger: Forger) -> None:
     accepted = forger.appraise(document, anchors=[anchor], policy=policy)
     assert accepted.evidence_class is EvidenceClass.DEVELOPMENT
     assert accepted.trust_vector[TrustClaim.HARDWARE] == 96
+
+
+# -- The text -------------------------------------------------------------------------------------
+
+
+def test_the_steps_of_the_text_are_those_of_the_code(forger: Forger) -> None:
+    """Names and order of the steps in the specification are those of an appraisal's checks."""
+    text = SPECIFICATION.read_text(encoding="utf-8")
+    steps = text.split("## Steps")[1].split("## Facts")[0]
+    checks = [check.name for check in forger.appraise(forger.document()).checks]
+    assert re.findall(r"`([a-z-]+)`: ", steps) == checks
+
+
+def test_the_limits_of_the_text_are_those_of_the_code() -> None:
+    """Every number that bounds a document stands in the specification."""
+    text = SPECIFICATION.read_text(encoding="utf-8")
+    for limit in (
+        document.MAX_DOCUMENT_BYTES,
+        document.MAX_TEXT_BYTES,
+        document.MAX_CERTIFICATE_BYTES,
+        document.MAX_BUNDLE_CERTIFICATES,
+        document.MAX_FIELD_BYTES,
+        document.REGISTER_BYTES,
+        document.SIGNATURE_BYTES,
+        MAX_SKEW_MILLISECONDS // 1000,
+    ):
+        assert f" {limit:,} " in text.replace("\n", " "), limit
