@@ -4,12 +4,18 @@ A log is a story until it replays: each event extends one register, and only if 
 register equals the quoted one does the story count. The payload of a firmware event is not what
 was hashed, so nothing is read out of it; the run-time events of dstack are hashed with name and
 payload, and only those are returned.
+
+A run-time event's digest is recomputed and the one in the log is not read: dstack leaves it empty
+as often as not. Version 1 hashes `type ":" name ":" payload`, with the type as four little-endian
+bytes; since nothing there says how long the name is, a name with a colon is refused, or one event
+could be told as another. Version 2 hashes the canonical JSON (RFC 8785) of name, payload and type.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -68,8 +74,18 @@ def _read_event(item: Any) -> Event:
     payload = from_hex_member(item.get("event_payload", ""))
     if len(payload) > MAX_PAYLOAD_BYTES:
         raise _malformed("an event's payload is too large")
-    content = kind.to_bytes(4, "little") + b":" + name.encode() + b":" + payload
+    content = _content(kind, name, payload, item.get("version", 1))
     return Event(register, kind, hashlib.sha384(content).digest(), name, payload)
+
+
+def _content(kind: int, name: str, payload: bytes, version: Any) -> bytes:
+    """Return what was hashed into the register."""
+    if version == 1 and ":" not in name:
+        return kind.to_bytes(4, "little") + b":" + name.encode() + b":" + payload
+    if version == 2:
+        members = {"name": name, "payload": payload.hex(), "type": kind}
+        return json.dumps(members, ensure_ascii=False, separators=(",", ":")).encode()
+    raise _malformed("a run-time event of another version, or with a colon in its name")
 
 
 def replay(events: Sequence[Event], register: int) -> bytes:
