@@ -48,6 +48,7 @@ _ROOT: Final = "root"
 class Question:
     """What every technology is asked beside its files."""
 
+    technology: str
     anchors: Sequence[Anchor] | None
     """`None` for the vendor's own."""
     expected: Expectation
@@ -109,6 +110,7 @@ def _dcap(files: Files, question: Question) -> AttestationAppraisal:
         expected=question.expected,
         policy=question.policy,
         at=question.at,
+        technology=question.technology,
     )
 
 
@@ -258,7 +260,7 @@ def appraise_evidence(
         if not any(files.keys() >= set(form) for form in row.forms):
             missing = next(name for name in row.forms[0] if name not in files)
             raise MalformedError(f"the evidence has no {missing}", reason=Reason.MALFORMED_EVIDENCE)
-        appraisal = row.appraise(files, Question(anchors, expected, policy, at))
+        appraisal = row.appraise(files, Question(technology, anchors, expected, policy, at))
     except Error as error:
         return unreadable(technology, error)
     except ModuleNotFoundError as error:
