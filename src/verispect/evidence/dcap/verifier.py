@@ -6,8 +6,8 @@
 4. `quoting-enclave-signature`: the platform's key signed the quoting enclave's report.
 5. `attestation-key`: that report holds the digest of attestation key and authentication data.
 6. `quote-signature`: the attestation key signed header and body.
-7. `debug`: neither enclave nor trust domain is open to the host.
-8. `collateral-signatures`: TCB info, identity and revocation lists are Intel's.
+7. `collateral-signatures`: TCB info, identity and revocation lists are Intel's.
+8. `debug`: neither enclave nor trust domain is open to the host.
 9. `time`: every certificate, document and list is current at the time of judgement.
 10. `revocation`: no certificate of any chain is on a list.
 11. `platform`: the collateral is for this platform and this technology.
@@ -18,8 +18,9 @@
 16. `measurements`: every register that was named has one of its accepted values.
 17. `class`: the policy accepts what stands behind the anchor.
 
-Debug comes before time because a guest's word that it is open needs no proof, and because it is
-what has to be fixed first. Step 5 is the one without which anybody can make quotes.
+Debug comes before time because no collateral of any day can help a guest that is open. Step 5 is
+the one without which anybody can make quotes. Nothing becomes a fact before what signs it has been
+verified.
 """
 
 from __future__ import annotations
@@ -176,8 +177,8 @@ class _Walk:
             ("quoting-enclave-signature", self._check_quoting_enclave_signature),
             ("attestation-key", self._check_attestation_key),
             ("quote-signature", self._check_quote_signature),
-            ("debug", self._check_debug),
             ("collateral-signatures", self._check_collateral),
+            ("debug", self._check_debug),
             ("time", self._check_time),
             ("revocation", self._check_revocation),
             ("platform", self._check_platform),
@@ -193,12 +194,9 @@ class _Walk:
         quote, facts = self._quote, self._examination.facts
         facts["version"] = quote.version
         facts["tee"] = "SGX" if quote.tee == TEE_SGX else "TDX"
-        facts["report_data"] = quote.report.report_data.hex()
-        facts.update(describe_report(quote))
         self._examination.not_checked.extend(_NEVER_CHECKED)
         self._pck_chain = parse_chain(quote.pck_chain)
         self._collateral = load_collateral(self._evidence.collateral)
-        facts["collateral_window"] = [_iso(moment) for moment in self._collateral.window]
         self._passed(f"quote version {quote.version} with collateral")
 
     def _find_root(self) -> None:
@@ -254,9 +252,17 @@ class _Walk:
                 "the attestation key did not sign header and body",
                 Reason.ATTESTATION_SIGNATURE_INVALID,
             )
-        # Not before: until here the anchor is only what the evidence claims to come from.
+        # Not before: until here anchor and report are only what the evidence claims.
         self._examination.evidence_class = self._anchor.evidence_class
+        self._examination.facts["report_data"] = quote.report.report_data.hex()
+        self._examination.facts.update(describe_report(quote))
         self._passed("the attestation key signed header and body")
+
+    def _check_collateral(self) -> None:
+        verify_signatures(self._collateral)
+        window = [_iso(moment) for moment in self._collateral.window]
+        self._examination.facts["collateral_window"] = window
+        self._passed("TCB info, identity and revocation lists are signed")
 
     def _check_debug(self) -> None:
         debug = self._quote.report.debug
@@ -264,10 +270,6 @@ class _Walk:
         if debug and not self._examination.policy.allow_debug:
             self._fail("the guest is open to its host", Reason.ATTESTATION_DEBUG)
         self._passed("allowed by the policy" if debug else "not in debug mode")
-
-    def _check_collateral(self) -> None:
-        verify_signatures(self._collateral)
-        self._passed("TCB info, identity and revocation lists are signed")
 
     def _check_time(self) -> None:
         collateral = self._collateral

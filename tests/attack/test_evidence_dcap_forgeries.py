@@ -166,6 +166,14 @@ def test_an_attestation_key_that_no_enclave_reported_is_a_broken_binding() -> No
     assert reason_of(evidence) is Reason.ATTESTATION_BINDING_INVALID
 
 
+@pytest.mark.parametrize("changes", [{"quote_signed_by": "attacker"}, {"qe_signed_by": "pcs"}])
+def test_nothing_of_a_forged_quote_becomes_a_fact(changes: dict[str, Any]) -> None:
+    """Registers that nobody vouched for are not repeated, not even in a refusal."""
+    facts = appraise(forge(**changes)).facts
+    assert not {"mr_td", "rtmr", "report_data"} & set(facts)
+    assert {"mr_td", "rtmr", "report_data"} <= set(appraise(forge()).facts)
+
+
 def test_a_quoting_enclaves_report_of_another_machine_is_refused() -> None:
     """A report that another platform signed does not become this platform's."""
     evidence = forge(qe_signed_by="other-pck")
