@@ -3,11 +3,13 @@
 Three technologies: `nvidia-gpu` for device identity (GPU and NVSwitch have one root),
 `nvidia-rim` for reference manifests, `nvidia-nras` for the tokens of the attestation service. The
 service's published key sets end at an intermediate; its root stands in none of them, so the
-intermediate is pinned. It is valid to 2029-12-08 and must be replaced here before.
+intermediate is pinned, with the whole certificate, because nothing at hand can verify its dates.
+It is valid to 2029-12-08 and must be replaced here before.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from verispect.core.encoding import Digest
@@ -37,3 +39,11 @@ GENUINE_ANCHORS: Final[tuple[Anchor, ...]] = (
         "NVIDIA Attestation Service GPU Intermediate 004",
     ),
 )
+
+GENUINE_INTERMEDIATES: Final[Mapping[Digest, Digest]] = {
+    GENUINE_ANCHORS[2].key_digest: Digest(
+        bytes.fromhex("2df8907cf4d6c277b855d407ec178a649930a8e73f7294e8fce66e6ee27c5175")
+    )
+}
+"""For a pinned key that signs no certificate of its own: SHA-256 of the only DER certificate that
+may stand for it."""

@@ -104,15 +104,11 @@ def verify_token(
 
 def _key_name(token: Token) -> str:
     if token.header.get("alg") != ALGORITHM:
-        raise UnsupportedError(
-            f"a token's algorithm is not {ALGORITHM}", reason=Reason.UNSUPPORTED_ALGORITHM
-        )
-    # `jwk`, `jku` and `x5c` in a header would let a token name its own key.
-    unknown = token.header.keys() - {"alg", "kid", "typ"}
-    if unknown:
-        raise UnsupportedError(
-            "header parameter of a token", reason=Reason.UNSUPPORTED_ALGORITHM
-        )
+        raise _unsigned(f"not signed with {ALGORITHM}, which is all these tokens are signed with")
+    # `jwk`, `jku` and `x5c` in a header would let a token name its own key; `crit` and `b64` would
+    # change what is signed.
+    if token.header.keys() - {"alg", "kid", "typ"}:
+        raise _unsigned("the header of a token has unknown parameters")
     kid = token.header.get("kid")
     if not isinstance(kid, str):
         raise _malformed("a token names no key")
@@ -156,6 +152,10 @@ def _check_same_key(key: Mapping[str, Any], certificate: Certificate) -> None:
                 "a key of the key set is not the one that is certified",
                 reason=Reason.ATTESTATION_BINDING_INVALID,
             )
+
+
+def _unsigned(detail: str) -> VerificationError:
+    return VerificationError(detail, reason=Reason.ATTESTATION_SIGNATURE_INVALID)
 
 
 def _malformed(detail: str) -> MalformedError:

@@ -18,8 +18,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
 
+from verispect.core.encoding import sha256
 from verispect.core.errors import (
-    Error,
     MalformedError,
     Reason,
     UnsupportedError,
@@ -36,6 +36,7 @@ from verispect.evidence.certificates import (
     load_certificate,
     verify_issued_by,
 )
+from verispect.evidence.nvidia.anchors import GENUINE_INTERMEDIATES, SERVICE
 
 MAX_PATH_BYTES: Final = 64 * 1024
 """Upper limit of a path as text; genuine ones have 4.8 kB."""
@@ -104,8 +105,9 @@ def verify_path(
 ) -> Anchor:
     """Verify a path, signing certificate first, whose last certificate has an anchor's key.
 
-    The last certificate may be an intermediate: what is pinned is its key, and nothing above it
-    is asked.
+    That last certificate must be signed by itself, so that no date in the path is unsigned. Only
+    the attestation service's may be an intermediate instead; a genuine one must then be, byte for
+    byte, the certificate that is known for its key.
 
     Raises:
         VerificationError: `attestation-root-untrusted`, `attestation-signature-invalid`,
@@ -121,6 +123,7 @@ def verify_path(
             f"the key of {path[-1].label} is no anchor for {technology}",
             reason=Reason.ATTESTATION_ROOT_UNTRUSTED,
         )
+    _check_top(path[-1], technology)
     for place in range(len(path) - 1):
         verify_issued_by(path[place], path[place + 1])
         check_ca(path[place + 1], place)
@@ -128,6 +131,16 @@ def verify_path(
     check_end_entity(path[0], understood=frozenset(_FIRMWARE_ID))
     check_chain_validity(path, at)
     return anchor
+
+
+def _check_top(top: Certificate, technology: str) -> None:
+    if technology != SERVICE or top.parsed.subject == top.parsed.issuer:
+        verify_issued_by(top, top)
+    elif GENUINE_INTERMEDIATES.get(top.key_digest, sha256(top.der)) != sha256(top.der):
+        raise VerificationError(
+            f"the certificate of {top.label} is not the one that is known for its key",
+            reason=Reason.ATTESTATION_SIGNATURE_INVALID,
+        )
 
 
 def verify_p384(certificate: Certificate, signature: bytes, data: bytes, what: str) -> None:
@@ -196,13 +209,6 @@ def hardware_model(path: Sequence[Certificate]) -> str | None:
     if not names or not isinstance(names[0].value, str):
         return None
     return "".join(c if c.isprintable() else "?" for c in names[0].value[:64])
-
-
-def as_evidence_error(error: Exception) -> Error:
-    """Return our error for an exception of a parsing library."""
-    if isinstance(error, Error):
-        return error
-    return MalformedError("evidence that a parser refuses", reason=Reason.MALFORMED_EVIDENCE)
 
 
 def _base64(text: bytes) -> bytes:
