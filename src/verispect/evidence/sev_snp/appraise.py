@@ -379,17 +379,7 @@ class _Appraiser:
 
     # 11
     def _check_measurements(self) -> None:
-        report = self._report
-        registers = {
-            "measurement": report.measurement,
-            "host_data": report.host_data,
-            "id_key_digest": report.id_key_digest,
-            "author_key_digest": report.author_key_digest,
-            "family_id": report.family_id,
-            "image_id": report.image_id,
-            "report_id": report.report_id,
-            "chip_id": report.chip_id,
-        }
+        registers = self._report.registers
         for name, accepted in self._expected.measurements.items():
             if name not in registers or registers[name].hex() not in accepted:
                 self._examination.fail(

@@ -121,6 +121,20 @@ class Report:
         """Whether a migration agent may move the guest (policy bit 18)."""
         return bool(self.policy >> 18 & 1)
 
+    @property
+    def registers(self) -> dict[str, bytes]:
+        """The fields that reference values may be given for, by name."""
+        return {
+            "measurement": self.measurement,
+            "host_data": self.host_data,
+            "id_key_digest": self.id_key_digest,
+            "author_key_digest": self.author_key_digest,
+            "family_id": self.family_id,
+            "image_id": self.image_id,
+            "report_id": self.report_id,
+            "chip_id": self.chip_id,
+        }
+
 
 def parse_report(data: bytes) -> Report:
     """Parse one report.
