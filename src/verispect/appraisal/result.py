@@ -16,6 +16,7 @@ from verispect.core.commitments import Part
 from verispect.core.encoding import Digest
 from verispect.core.errors import Reason
 from verispect.core.statement import InferenceStatement
+from verispect.evidence.attestation import EvidenceClass
 from verispect.evidence.interface import Check, CheckStatus
 
 
@@ -41,6 +42,8 @@ class AttestationResult:
     checks: Sequence[Check]
     claims: Mapping[Claim, frozenset[Source]]
     """Every claim, with the sources that stand behind it in the end."""
+    evidence_classes: Sequence[EvidenceClass]
+    """What stands behind the source *hardware*: hardware, software or development."""
     not_covered: Sequence[str]
     """What the evidence at hand does not show, in words."""
     policy_name: str
@@ -87,6 +90,7 @@ class AttestationResult:
                 claim.value: sorted(source.value for source in sources)
                 for claim, sources in self.claims.items()
             },
+            "evidenceClasses": [each.value for each in self.evidence_classes],
             "notCovered": list(self.not_covered),
         }
 

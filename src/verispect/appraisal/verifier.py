@@ -25,7 +25,13 @@ from verispect.core.encoding import Digest
 from verispect.core.errors import Error, Reason, TrustError, UnsupportedError, VerificationError
 from verispect.core.receipt import InferenceReceipt
 from verispect.core.statement import InferenceStatement, ModelIdentity
-from verispect.evidence.interface import Check, CheckStatus, EvidenceContext, EvidenceKind
+from verispect.evidence.interface import (
+    Check,
+    CheckStatus,
+    EvidenceAppraisal,
+    EvidenceContext,
+    EvidenceKind,
+)
 from verispect.evidence.registry import BUILT_IN
 
 CLOCK_SKEW_MILLISECONDS: Final = 60_000
@@ -106,7 +112,7 @@ class Verifier:
         checks.append(_check_trusted_root(self._trusted_root, now))
         # 2. The signature, then every other piece of evidence, each bound to this statement.
         context = EvidenceContext(receipt, None, self._trusted_root, now, policy.attestation)
-        appraised = self._appraise_evidence(context, checks, not_covered)
+        appraisals = self._appraise_evidence(context, checks, not_covered)
         # 3. Times agree with each other and with the verifier's.
         checks.append(_check_times(statement, policy, now))
         # 4. The nonce is the caller's.
@@ -121,7 +127,8 @@ class Verifier:
         # 8. Claims count only if nothing above failed; then the policy decides.
         root_usable = checks[0].status is CheckStatus.PASSED
         failed = any(check.status is CheckStatus.FAILED for check in checks)
-        claims = combine(appraised if root_usable and not failed else [])
+        believed = appraisals if root_usable and not failed else []
+        claims = combine(each.claims for each in believed)
         checks.append(_check_policy(policy, claims))
         if failed:
             not_covered.append("every claim: a check failed, so none counts")
@@ -135,6 +142,9 @@ class Verifier:
             verdict=_verdict(checks),
             checks=tuple(checks),
             claims=claims,
+            evidence_classes=tuple(
+                sorted({each.evidence_class for each in appraisals if each.evidence_class})
+            ),
             not_covered=tuple(not_covered),
             policy_name=policy.name,
             policy_digest=policy.digest(),
@@ -143,16 +153,16 @@ class Verifier:
 
     def _appraise_evidence(
         self, context: EvidenceContext, checks: list[Check], not_covered: list[str]
-    ) -> list[ClaimSources]:
+    ) -> list[EvidenceAppraisal]:
         """Appraise the envelope's signature and every entry; append what was found."""
-        found: list[ClaimSources] = []
+        found: list[EvidenceAppraisal] = []
         if not self._trusted_root.issuer_keys:
             return found  # Step 1 said "could not tell"; "no" would claim that we could.
         receipt = context.receipt
         appraisal = self._kinds["signature"].appraise(context)
         checks += appraisal.checks
         not_covered += appraisal.not_covered
-        found.append(appraisal.claims)
+        found.append(appraisal)
         promises = receipt.unverified_statement.evidence
         signed = {(promise.kind, promise.digest) for promise in promises}
         delivered: set[tuple[str, Digest | None]] = set()
@@ -170,7 +180,7 @@ class Verifier:
                 appraisal = kind.appraise(replace(context, entry=entry))
                 checks += appraisal.checks or [_nothing_checked(name)]
                 not_covered += appraisal.not_covered
-                found.append(appraisal.claims)
+                found.append(appraisal)
             delivered.add(identity)
         # Evidence that was promised and is not here adds nothing, and is said to be absent.
         not_covered += [

@@ -5,10 +5,15 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import Final
 
+from verispect.appraisal.attestation_trust import NO_ATTESTATION, AttestationTrust
 from verispect.appraisal.trusted_root import AcceptedModel, TrustedRoot
 from verispect.cli.files import to_json, write_file
 from verispect.cli.places import default_home
+
+_IMAGE_REGISTERS: Final = ("pcr0", "pcr1", "pcr2")
+"""What an image of a Nitro enclave is measured into."""
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -25,6 +30,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     show = actions.add_parser("show", help="show the public key")
     root = actions.add_parser("trusted-root", help="write a trusted root that lists this key")
     root.add_argument("--out", type=Path, required=True, help="file to write (JSON)")
+    root.add_argument(
+        "--development-enclave",
+        type=Path,
+        metavar="DIR",
+        help="also accept this emulated enclave, as development evidence",
+    )
     root.add_argument("--registry", type=Path, help="also list the models of this registry")
     for action in (new, show, root):
         action.add_argument(
@@ -46,7 +57,11 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         issuer = Issuer.load(arguments.keys)
     if arguments.action == "trusted-root":
-        root = TrustedRoot([issuer.trusted_key()], _models(arguments.registry))
+        root = TrustedRoot(
+            [issuer.trusted_key()],
+            _models(arguments.registry),
+            attestation=_development_trust(arguments.development_enclave),
+        )
         write_file(arguments.out, root.to_json())
         print(f"wrote {arguments.out}: issuer {issuer.name}, {len(root.models)} models")
         return 0
@@ -60,6 +75,22 @@ def run(arguments: argparse.Namespace) -> int:
     }
     print(to_json(view))
     return 0
+
+
+def _development_trust(directory: Path | None) -> AttestationTrust:
+    """Return trust in one emulated enclave, its anchor labelled as what it is."""
+    if directory is None:
+        return NO_ATTESTATION
+    from verispect.attesters.development_enclave import DevelopmentEnclave
+
+    enclave = DevelopmentEnclave.load(directory)
+    anchor = enclave.anchor()
+    registers = {
+        name: frozenset({value})
+        for name, value in enclave.registers().items()
+        if name in _IMAGE_REGISTERS
+    }
+    return AttestationTrust(anchors=(anchor,), measurements={anchor.technology: registers})
 
 
 def _models(registry_path: Path | None) -> list[AcceptedModel]:

@@ -16,6 +16,7 @@ from verispect import __version__
 from verispect.cli import (
     appraise,
     ask,
+    attest,
     inspect,
     keys,
     models,
@@ -28,7 +29,7 @@ from verispect.cli.outcome import EXIT_COULD_NOT_TELL, EXIT_INTERRUPTED, EXIT_US
 from verispect.cli.outcome import exit_code as exit_code
 from verispect.core.errors import Error
 
-_COMMANDS: Final = (serve, ask, verify, inspect, models, keys, policy, appraise, plumbing)
+_COMMANDS: Final = (serve, ask, verify, inspect, models, keys, policy, attest, appraise, plumbing)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -36,6 +36,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("--threads", type=int, help="threads of the language engine")
     parser.add_argument(
+        "--attester",
+        metavar="CHOICE",
+        help="vouch for the signing key: nitro, tdx, sev-snp, tpm:TCTI, software-tpm:TCTI or "
+        "development:DIR",
+    )
+    parser.add_argument(
         "--upstream-key",
         action="append",
         default=[],
@@ -68,6 +74,7 @@ def run(arguments: argparse.Namespace) -> int:
         openings_retention_seconds=arguments.openings_hours * 3600,
         llama_threads=arguments.threads,
         upstream_key_variables=_pairs(arguments.upstream_key),
+        attester=arguments.attester,
     )
     listener = _listen(arguments.host, arguments.port)
     host, port = listener.getsockname()[:2]

@@ -115,6 +115,9 @@ def print_result(result: AttestationResult) -> None:
     print("\n  claim            believed because")
     for claim in Claim:
         sources = sorted(source.value for source in result.claims[claim])
+        if Source.HARDWARE in result.claims[claim]:
+            classes = ", ".join(each.value for each in result.evidence_classes)
+            sources[sources.index("hardware")] = f"hardware (class {classes})"
         shown = "-" if result.claims[claim] == {Source.UNSTATED} else ", ".join(sources)
         print(f"  {claim.value:<16} {shown}")
     print("\n  not covered")

@@ -139,8 +139,9 @@ class AttestedKey:
             check = Check(f"{self.name}:binding", CheckStatus.FAILED, error.message, reason)
             return EvidenceAppraisal([check], {}, NOT_COVERED)
         checks = [
-            replace(check, name=f"{self.name}:{check.name}", status=_status(check, appraisal))
+            replace(check, name=f"{self.name}:{check.name}", status=status)
             for check in appraisal.checks
+            if (status := _status(check, appraisal)) is not CheckStatus.UNKNOWN
         ]
         not_covered = [*NOT_COVERED, *(f"{self.name}: {line}" for line in appraisal.not_checked)]
         if not binds_request:
@@ -150,7 +151,7 @@ class AttestedKey:
         found = appraisal.evidence_class
         if found is not EvidenceClass.HARDWARE and found is not None:
             not_covered.append(f"{self.name}: hardware protection: class {found.value} evidence")
-        return EvidenceAppraisal(checks, CLAIMS if appraisal.acceptable else {}, not_covered)
+        return EvidenceAppraisal(checks, CLAIMS if appraisal.acceptable else {}, not_covered, found)
 
     def _appraise(
         self, context: EvidenceContext, entry: EvidenceEntry
@@ -189,13 +190,16 @@ AZURE_VTPM: Final = partial(AttestedKey, "azure-vtpm")
 
 
 def _status(check: Check, appraisal: AttestationAppraisal) -> CheckStatus:
-    """Return the status a check has for the receipt: a decision about TCB is made by the policy."""
+    """Return the status a check has for the receipt.
+
+    A decision about TCB is made by the policy. A step that could not be taken is listed as not
+    covered instead, and neither passes nor decides.
+    """
     if check.status is not CheckStatus.UNKNOWN:
         return check.status
     if appraisal.verdict is AttestationVerdict.POLICY and check.reason is appraisal.reason:
         return CheckStatus.PASSED if appraisal.acceptable else CheckStatus.FAILED
-    # A step that could not be taken is listed as not covered and does not decide.
-    return CheckStatus.PASSED
+    return CheckStatus.UNKNOWN
 
 
 def _no_reference(technology: str) -> Error:

@@ -21,6 +21,7 @@ from verispect.evidence.attestation import (
     DEFAULT_ATTESTATION_POLICY,
     Anchor,
     AttestationPolicy,
+    EvidenceClass,
 )
 from verispect.evidence.checks import Check as Check  # Kinds import it from here.
 from verispect.evidence.checks import CheckStatus as CheckStatus
@@ -76,6 +77,8 @@ class EvidenceAppraisal:
     claims: ClaimSources
     not_covered: Sequence[str]
     """What this kind of evidence never shows, in words; always shown."""
+    evidence_class: EvidenceClass | None = None
+    """Of attestation evidence, what stands behind the anchor that verified."""
 
 
 class EvidenceKind(Protocol):

@@ -95,7 +95,7 @@ class KeyAttestation:
     async def inference(self, subject: str, draft: InferenceStatement) -> EvidenceEntry:
         """Return evidence of one inference alone."""
         own = {"inference_digest": bytes(inference_digest(subject, draft))}
-        return await self._make(INFERENCE_V1.name, {}, draft.nonce, own=own)
+        return await self._make(INFERENCE_V1.name, {}, None, own=own)
 
     async def _make(
         self,

@@ -42,6 +42,7 @@ _STATUS_OF_REASON: Final[Mapping[Reason, int]] = {
     Reason.ENGINE_UNAVAILABLE: 503,
     Reason.ENGINE_OVERLOADED: 503,
     Reason.SERVER_OVERLOADED: 503,
+    Reason.ATTESTER_UNAVAILABLE: 503,
     Reason.UPSTREAM_FAILED: 502,
     Reason.NETWORK_FAILED: 502,
     Reason.STORE_FAILED: 503,

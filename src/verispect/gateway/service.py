@@ -18,9 +18,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from verispect.attesters.choice import make_attester
 from verispect.attesters.signer import Issuer
 from verispect.core.errors import Reason, StoreError
+from verispect.evidence.attested import FIELD_BYTES
 from verispect.gateway.app import Application, create_app
+from verispect.gateway.attestation import KeyAttestation
 from verispect.gateway.limits import Limits
 from verispect.gateway.metrics import Metrics
 from verispect.gateway.pool import EngineOptions, RegistryPool
@@ -53,6 +56,9 @@ class ServiceConfiguration:
     llama_threads: int | None = None
     upstream_key_variables: dict[str, str] = field(default_factory=dict)
     """By model name, the environment variable that holds the upstream's API key."""
+
+    attester: str | None = None
+    """Which attester vouches for the signing key (`verispect.attesters.choice`)."""
 
     def to_json(self) -> str:
         """Return the form in which worker processes get it; it holds no secret."""
@@ -90,6 +96,14 @@ class Service:
         self.store = ReceiptStore.open(
             state / "receipts", issuer_key_id=issuer.signer.public_key.key_id
         )
+        attestation = None
+        if configuration.attester is not None:
+            attester, evidence_class = make_attester(configuration.attester, state)
+            # A server that was told to attest and cannot does not start.
+            attester.attest(bytes(FIELD_BYTES), None)
+            attestation = KeyAttestation(
+                attester, evidence_class, issuer.signer.public_key.key_id, state / "evidence"
+            )
         metrics = Metrics()
         published = PublishedRecords(state / "records")
         for name in pool.names():
@@ -100,6 +114,7 @@ class Service:
             opening_secret=_opening_secret(state),
             published=published,
             metrics=metrics,
+            attestation=attestation,
         )
         responses = ResponseStore(state / "responses.sqlite")
         self.state = GatewayState(
@@ -119,6 +134,8 @@ class Service:
         return create_app(self.state)
 
     async def _start(self) -> None:
+        if self.recorder.attestation is not None:
+            await self.recorder.attestation.session()
         await self.recover()
         self._eraser = asyncio.create_task(self._erase_openings())
 
