@@ -121,6 +121,10 @@ class Reason(StrEnum):
     RECEIPT_NOT_FOUND = "receipt-not-found"
     RESPONSE_NOT_FOUND = "response-not-found"
     OPENING_FORBIDDEN = "opening-forbidden"
+    CONFIDENTIAL_KEY_UNKNOWN = "confidential-key-unknown"
+    CONFIDENTIAL_REQUEST_INVALID = "confidential-request-invalid"
+    CONFIDENTIAL_REPLAYED = "confidential-replayed"
+    CONFIDENTIAL_RESPONSE_INVALID = "confidential-response-invalid"
     NETWORK_FAILED = "network-failed"
 
 
