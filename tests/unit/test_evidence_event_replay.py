@@ -1,4 +1,4 @@
-"""Event logs replayed by hand: both versions, every kind of touched log, and one cut of the name."""
+"""Event logs replayed by hand: both versions, every kind of touch, and one cut of the name."""
 
 from __future__ import annotations
 
