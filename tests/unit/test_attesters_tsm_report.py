@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from dcap_forge import forge
+from dcap_forge import AT, anchors, forge
 from tee_vectors import read_vector
 from verispect.attesters.interface import Attester
 from verispect.attesters.tsm_report import (
@@ -21,7 +21,8 @@ from verispect.attesters.tsm_report import (
 )
 from verispect.core.encoding import decode
 from verispect.core.errors import AttesterError, Reason, RequestError
-from verispect.evidence.dcap import parse_quote
+from verispect.evidence.attestation import AttestationPolicy, EvidenceClass, Expectation
+from verispect.evidence.dcap import DCAPEvidence, appraise_dcap, parse_quote
 
 FIELD = bytes(range(64))
 VCEK = "63da758d-e664-4564-adc5-f4b93be8accd"
@@ -142,6 +143,36 @@ def test_a_host_may_supply_no_certificates(tmp_path: Path, auxiliary: bytes | No
     report = read_vector("snp/reports/milan_v3_dstack.bin")
     kernel = FakeKernel(tmp_path, "sev_guest", lambda _: report, auxiliary=auxiliary)
     assert SevSnpAttester(kernel).attest(report[0x50:0x90], None).endorsements == b""
+
+
+def test_endorsements_that_are_found_are_kept_with_the_evidence(tmp_path: Path) -> None:
+    """A quote attested with its collateral verifies from what was kept, years later."""
+    asked: list[bytes] = []
+
+    def endorse(body: bytes) -> dict[str, bytes]:
+        asked.append(body)
+        return {"collateral": forge().collateral}
+
+    evidence = TdxAttester(tdx_kernel(tmp_path), endorse=endorse).attest(FIELD, None)
+    assert asked == [evidence.body]
+    appraisal = appraise_dcap(
+        DCAPEvidence(evidence.body, decode(evidence.endorsements)["collateral"]),
+        anchors=anchors(),
+        expected=Expectation(report_data=FIELD),
+        policy=AttestationPolicy(accepted_classes=frozenset(EvidenceClass)),
+        at=AT,
+    )
+    assert appraisal.acceptable
+
+
+def test_certificates_are_looked_for_where_the_host_supplies_none(tmp_path: Path) -> None:
+    """The chip's certificate is found once, and not looked for beside the host's own."""
+    report = read_vector("snp/reports/milan_v3_dstack.bin")
+    field = report[0x50:0x90]
+    for auxiliary, expected in ((b"", b"found"), (table({VCEK: b"host"}), b"host")):
+        kernel = FakeKernel(tmp_path, "sev_guest", lambda _: report, auxiliary=auxiliary)
+        attester = SevSnpAttester(kernel, endorse=lambda _: {"cert": b"found"})
+        assert decode(attester.attest(field, None).endorsements) == {"cert": expected}
 
 
 def test_evidence_with_another_value_is_no_evidence(tmp_path: Path) -> None:

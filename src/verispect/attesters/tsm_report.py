@@ -10,8 +10,10 @@ that field, filled up with zeros where it is shorter. A nonce is accepted only b
 `report_data` of all 64 bytes, which then has to be a digest that commits to the nonce already, as
 every binding profile of ours is: the attester cannot look into it, the verifier recomputes it.
 
+Endorsements are a deterministic CBOR map from file name to bytes, empty where there are none.
+
 Evidence whose field is not what was asked for is an error here, not evidence. No evidence is
-judged, nothing is fetched, and no time is read.
+judged, nothing is fetched by this module, and no time is read.
 """
 
 from __future__ import annotations
@@ -20,10 +22,10 @@ import os
 import secrets
 import struct
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from verispect.attesters.interface import AttestationEvidence
 from verispect.core.encoding import encode
@@ -143,18 +145,27 @@ def _generation(files: ConfigFS, name: str) -> int:
     return int(files.read(name, "generation"))
 
 
+Endorse: TypeAlias = Callable[[bytes], Mapping[str, bytes]]
+"""From evidence to the files that are kept with it, by the names that its verifier reads."""
+
+
 class TdxAttester:
-    """An Intel TDX guest as an `Attester`; its collateral is fetched elsewhere.
+    """An Intel TDX guest as an `Attester`.
+
+    A quote comes without its collateral, and without collateral nobody can verify it: `endorse`
+    has to find it (`{"collateral": ...}`), or whoever keeps the evidence adds it.
 
     Args:
         files: access to configfs.
+        endorse: finds the collateral of a quote; what it raises is passed on.
     """
 
     name: Final = "tdx"
     technology: Final = TDX
 
-    def __init__(self, files: ConfigFS | None = None) -> None:
+    def __init__(self, files: ConfigFS | None = None, *, endorse: Endorse | None = None) -> None:
         self._files = files or ConfigFS()
+        self._endorse = endorse
 
     def attest(self, report_data: bytes, nonce: bytes | None) -> AttestationEvidence:
         """Return a quote whose report data is `report_data`; see the module on the nonce.
@@ -170,24 +181,26 @@ class TdxAttester:
         except Error as error:
             raise _unavailable(f"the machine's quote is not one: {error.message}") from error
         _check_carried(carried, field)
-        return AttestationEvidence(TDX, report.body, b"")
+        return AttestationEvidence(TDX, report.body, _endorsements(report.body, {}, self._endorse))
 
 
 class SevSnpAttester:
     """An AMD SEV-SNP guest as an `Attester`.
 
-    Endorsements are a deterministic CBOR map from file name (`cert`, `ask`, `ark`, `crl`) to DER,
-    as far as the host supplies them, and empty where it supplies none.
+    The host supplies certificates or none; where it supplies none of the chip's, `endorse` has to
+    find them (`{"cert": ...}`), or whoever keeps the evidence adds them.
 
     Args:
         files: access to configfs.
+        endorse: finds the certificates of a report; what it raises is passed on.
     """
 
     name: Final = "sev-snp"
     technology: Final = SEV_SNP
 
-    def __init__(self, files: ConfigFS | None = None) -> None:
+    def __init__(self, files: ConfigFS | None = None, *, endorse: Endorse | None = None) -> None:
         self._files = files or ConfigFS()
+        self._endorse = endorse
 
     def attest(self, report_data: bytes, nonce: bytes | None) -> AttestationEvidence:
         """Return a report whose report data is `report_data`; see the module on the nonce.
@@ -203,9 +216,10 @@ class SevSnpAttester:
         except Error as error:
             raise _unavailable(f"the machine's report is not one: {error.message}") from error
         _check_carried(carried, field)
-        certificates = read_certificate_table(report.auxiliary)
+        supplied = read_certificate_table(report.auxiliary)
+        endorse = None if "cert" in supplied else self._endorse
         return AttestationEvidence(
-            SEV_SNP, report.body, encode(dict(certificates)) if certificates else b""
+            SEV_SNP, report.body, _endorsements(report.body, supplied, endorse)
         )
 
 
@@ -238,6 +252,11 @@ def read_certificate_table(data: bytes) -> Mapping[str, bytes]:
         if name is not None:
             files[name] = data[offset : offset + length]
     raise _unavailable("the host's certificate table has too many entries")
+
+
+def _endorsements(body: bytes, supplied: Mapping[str, bytes], endorse: Endorse | None) -> bytes:
+    files = {**supplied, **(endorse(body) if endorse is not None else {})}
+    return encode(files) if files else b""
 
 
 def _field(report_data: bytes, nonce: bytes | None) -> bytes:
