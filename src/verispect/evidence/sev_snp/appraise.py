@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
 
 from verispect.core.encoding import Digest
-from verispect.core.errors import Error, Reason
+from verispect.core.errors import Error, Reason, VerificationError
 from verispect.evidence.attestation import (
     Anchor,
     AttestationAppraisal,
@@ -199,11 +199,7 @@ class _Appraiser:
         if self._report.cpuid is not None:
             family, model, _ = self._report.cpuid
             if generation_of_cpuid(family, model) is not self._generation:
-                self._examination.fail(
-                    "generation",
-                    "the certificate is of another processor generation than the report",
-                    Reason.ATTESTATION_BINDING_INVALID,
-                )
+                _mismatch("the certificate is of another processor generation than the report")
         ours = ASK if self._report.signing_key is SigningKey.VCEK else ASVK
         signer = self._evidence.signer or ours[self._generation]
         root = self._evidence.root or ARK[self._generation]
@@ -290,24 +286,21 @@ class _Appraiser:
         self._examination.facts["tcb"] = components
         if components != dict(endorsement.components):
             # The firmware's word alone is what an old firmware would lie about.
-            self._mismatch("the reported TCB is not the one the certificate is for")
+            _mismatch("the reported TCB is not the one the certificate is for")
         if report.signing_key is SigningKey.VCEK:
             identifier = endorsement.hardware_id
             if endorsement.provider is not None or identifier is None:
-                self._mismatch("the report names a VCEK, the certificate is of another kind")
+                _mismatch("the report names a VCEK, the certificate is of another kind")
             if report.chip_id != identifier.ljust(len(report.chip_id), b"\0"):
-                self._mismatch("the report's chip is not the certificate's")
+                _mismatch("the report's chip is not the certificate's")
         else:
             if endorsement.hardware_id is not None or endorsement.provider is None:
-                self._mismatch("the report names a VLEK, the certificate is of another kind")
+                _mismatch("the report names a VLEK, the certificate is of another kind")
             self._examination.facts["provider"] = endorsement.provider
             self._examination.not_checked.append(
                 "chip: the key is one of the provider's and names none"
             )
         self._examination.passed("endorsement", "TCB and chip are those of the certificate")
-
-    def _mismatch(self, detail: str) -> NoReturn:
-        self._examination.fail("endorsement", detail, Reason.ATTESTATION_BINDING_INVALID)
 
     # 8
     def _check_floors(self) -> None:
@@ -348,8 +341,9 @@ class _Appraiser:
                 f"asked for at VMPL {report.vmpl}, expected at most {policy.maximum_vmpl}",
                 Reason.ATTESTATION_ATTRIBUTES,
             )
-        tier = TrustTier.WARNING if report.debug else TrustTier.AFFIRMING
-        self._examination.trust_vector[TrustClaim.CONFIGURATION] = tier
+        self._examination.trust_vector[TrustClaim.CONFIGURATION] = (
+            TrustTier.WARNING if report.debug else TrustTier.AFFIRMING
+        )
         detail = "debugging is on, as the policy allows" if report.debug else "debugging is off"
         self._examination.passed("attributes", f"{detail}; VMPL {report.vmpl}")
 
@@ -394,6 +388,10 @@ class _Appraiser:
             self._examination.skipped(
                 "measurements", "measurement: no reference value for the launch digest was given"
             )
+
+
+def _mismatch(detail: str) -> NoReturn:
+    raise VerificationError(detail, reason=Reason.ATTESTATION_BINDING_INVALID)
 
 
 def _instant(milliseconds: int) -> str:
