@@ -277,6 +277,7 @@ def statement_cases() -> Iterator[Case]:
         17: ["exact", digest],
         18: [b"t" * 16, 0, 3],
         13: [["signature", None, None], ["example", digest, None], ["later", None, 1]],
+        19: digest,
     }
     yield case("accept", "a good statement", statement().encode(), None)
     yield case("accept-everything", "every field", encode(statement_map() | everything), None)
@@ -290,14 +291,14 @@ def statement_cases() -> Iterator[Case]:
             f"version-{version}", "another version", data, "unsupported-version", "unsupported"
         )
     yield case("version-true", "true as the version", changed(1, True))
-    yield case("field-unknown", "an unknown field", changed(19, 0))
+    yield case("field-unknown", "an unknown field", changed(20, 0))
     yield case("field-negative", "a key beside the integers that are fields", encode({-1: 0}))
     for field in range(1, 14):
         yield case(
             f"field-{field}-missing", f"required field {field} is absent", changed(field, ...)
         )
         yield case(f"field-{field}-null", f"field {field} is null", changed(field, None))
-    for field in range(14, 19):
+    for field in range(14, 20):
         yield case(f"field-{field}-null", f"field {field} is null", changed(field, None))
     yield case("sequence-0", "sequence numbers start at 1", changed(2, 0))
     yield case("sequence-negative", "a negative sequence number", changed(2, -1))
@@ -327,6 +328,8 @@ def statement_cases() -> Iterator[Case]:
     yield case("usage-negative", "negative usage", changed(11, {"input_tokens": -1}))
     yield case("usage-true", "true is not 1", changed(11, {"input_tokens": True}))
     yield case("assurance-text", "a digest in hexadecimal", changed(12, "00" * 32))
+    yield case("confidential-31", "a short key digest", changed(19, b"c" * 31))
+    yield case("confidential-text", "a key digest in hexadecimal", changed(19, "00" * 32))
     yield case("promises-17", "17 promises", changed(13, [["signature", None, None]] * 17))
     yield case("promise-row-2", "a short promise", changed(13, [["signature", None]]))
     yield case("promise-newline", "a kind of two lines", changed(13, [["a\nb", None, None]]))

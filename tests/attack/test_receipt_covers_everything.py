@@ -44,6 +44,7 @@ DIGEST = b"d" * 32
 FULL = material.statement(
     payment=PaymentBinding("exact", DIGEST),
     transaction=TransactionBinding(b"t" * 16, 0, 3),
+    confidential=DIGEST,
     evidence=[PromisedEvidence("signature"), PromisedEvidence("example", DIGEST, 5)],
 )
 OTHER_DIGEST = b"e" * 32
@@ -94,6 +95,7 @@ STATEMENT_FIELDS: dict[str, tuple[str, dict[str, Any]]] = {
     "transaction.transaction_id": ("transaction", within("transaction", transaction_id=b"u" * 16)),
     "transaction.index": ("place in a transaction", within("transaction", index=1)),
     "transaction.count": ("size of a transaction", within("transaction", count=4)),
+    "confidential": ("key of an encrypted request", {"confidential": OTHER_DIGEST}),
 }
 
 NESTED = {

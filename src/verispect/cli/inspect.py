@@ -97,6 +97,8 @@ def _statement_view(statement: InferenceStatement) -> dict[str, Any]:
             "chunks": statement.stream.chunks,
             "head": statement.stream.head.hex(),
         }
+    if statement.confidential is not None:
+        view["confidential"] = statement.confidential.hex()
     return view
 
 

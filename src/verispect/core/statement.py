@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
+from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from verispect.core.commitments import Part
@@ -154,6 +155,8 @@ class InferenceStatement:
     price: Price | None = None
     payment: PaymentBinding | None = None
     transaction: TransactionBinding | None = None
+    confidential: Digest | None = None
+    """Digest of the key to which the request came encrypted; `None` where it came in the clear."""
     version: int = field(default=STATEMENT_VERSION)
 
     def encode(self) -> bytes:
@@ -178,7 +181,7 @@ class InferenceStatement:
 # -- Wire form ------------------------------------------------------------------------------------
 
 _REQUIRED: Final = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13})
-_OPTIONAL: Final = frozenset({14, 15, 16, 17, 18})
+_OPTIONAL: Final = frozenset({14, 15, 16, 17, 18, 19})
 
 
 def _to_map(statement: InferenceStatement) -> dict[int, Any]:
@@ -209,17 +212,14 @@ def _to_map(statement: InferenceStatement) -> dict[int, Any]:
     if statement.stream is not None:
         result[15] = [statement.stream.chunks, statement.stream.head]
     if (price := statement.price) is not None:
-        result[16] = [
-            price.asset,
-            price.input_per_million,
-            price.output_per_million,
-            price.charge,
-            price.ceiling,
-        ]
+        rates = [price.input_per_million, price.output_per_million]
+        result[16] = [price.asset, *rates, price.charge, price.ceiling]
     if statement.payment is not None:
         result[17] = [statement.payment.scheme, statement.payment.authorisation]
     if (transaction := statement.transaction) is not None:
         result[18] = [transaction.transaction_id, transaction.index, transaction.count]
+    if statement.confidential is not None:
+        result[19] = statement.confidential
     return result
 
 
@@ -306,6 +306,7 @@ def _from_map(fields: Any) -> InferenceStatement:
         price=_when_present(fields, 16, _price),
         payment=_when_present(fields, 17, _payment),
         transaction=_when_present(fields, 18, _transaction),
+        confidential=_when_present(fields, 19, partial(_digest, name="confidential")),
     )
     if statement.sequence == 0:
         raise _malformed("sequence starts at 1")
