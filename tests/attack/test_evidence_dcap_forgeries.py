@@ -5,6 +5,7 @@ Everything here is right in all but the one thing that its test is about, and is
 
 from __future__ import annotations
 
+import base64
 import json
 import struct
 from dataclasses import replace
@@ -406,6 +407,48 @@ def test_any_json_in_a_member_is_answered(name: str, value: object) -> None:
     assert reason_of(forge(members={name: value})) is Reason.MALFORMED_EVIDENCE
     text = json.dumps(value)
     assert reason_of(forge(members={name: text})) is Reason.MALFORMED_EVIDENCE
+
+
+def test_names_that_are_no_text_are_answered() -> None:
+    """A name of bytes that no string type allows is bad evidence, wherever it stands."""
+    evidence = forge()
+    members = json.loads(evidence.collateral)
+    crl = bytes.fromhex(members["pck_crl"]).replace(b"Platform", b"Pla\xff\xfeorm")
+    for name in ("pck_crl", "root_ca_crl"):
+        broken = json.dumps({**members, name: crl.hex()}).encode()
+        reason = reason_of(DCAPEvidence(evidence.quote, broken))
+        assert reason is Reason.ATTESTATION_SIGNATURE_INVALID
+    blocks = parse_quote(evidence.quote).pck_chain.split(b"-----END CERTIFICATE-----")[:3]
+    for place, block in enumerate(blocks):
+        der = base64.b64decode(b"".join(block.split(b"-----")[-1].split()))
+        changed = der.replace(b"Intel SGX", b"Intel \xff\xfeX")
+        assert changed != der
+        text = b"-----BEGIN CERTIFICATE-----\n" + base64.encodebytes(changed)
+        chain = [*blocks[:place], text, *blocks[place + 1 :]]
+        quote = _with_chain(
+            evidence.quote, b"".join(b + b"-----END CERTIFICATE-----" for b in chain)
+        )
+        reason = reason_of(DCAPEvidence(quote, evidence.collateral))
+        assert reason in {Reason.MALFORMED_EVIDENCE, Reason.ATTESTATION_SIGNATURE_INVALID}
+
+
+@pytest.mark.parametrize("filling", [" ", "A", "-----BEGIN CERTIFICATE-----", "\n="])
+def test_chains_without_an_end_are_answered(filling: str) -> None:
+    """A chain of nothing but filling is refused for its length, before anybody looks for an end."""
+    for size in (16_000, 900_000):
+        text = "-----BEGIN CERTIFICATE-----" + filling * (size // len(filling))
+        evidence = forge(members={"tcb_info_issuer_chain": text})
+        assert reason_of(evidence) is Reason.MALFORMED_EVIDENCE
+
+
+def test_zeros_behind_the_certification_data_are_padding() -> None:
+    """Padding inside the signature data is padding; anything else there is not."""
+    quote = forge().quote
+    start = len(parse_quote(quote).signed)
+    length = int.from_bytes(quote[start : start + 4], "little")
+    for filling, verdict in ((bytes(8), "accept"), (b"\x01" + bytes(7), "reject")):
+        longer = quote[:start] + struct.pack("<I", length + 8) + quote[start + 4 :] + filling
+        assert appraise(DCAPEvidence(longer, forge().collateral)).verdict.value == verdict
 
 
 # -- Caches -------------------------------------------------------------------------------------

@@ -40,6 +40,9 @@ from verispect.evidence.dcap.signatures import verify_p256
 MAX_COLLATERAL_BYTES: Final = 1024 * 1024
 """Upper limit of the JSON; genuine collateral has 15 to 25 kB, most of it the revocation list."""
 
+MAX_CHAIN_BYTES: Final = 16 * 1024
+"""Upper limit of one chain in PEM; Intel's have 2 and 4 kB."""
+
 MAX_CHAIN_CERTIFICATES: Final = 4
 """Upper limit of one chain; Intel's have two and three."""
 
@@ -51,8 +54,9 @@ CHAIN_MEMBERS: Final = (
     "pck_crl_issuer_chain",
 )
 
+# One class of characters between two fixed texts: matching takes linear time.
 _CERTIFICATE: Final = re.compile(
-    rb"-----BEGIN CERTIFICATE-----\s+([A-Za-z0-9+/=\s]+?)\s*-----END CERTIFICATE-----\s*"
+    rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----\s*"
 )
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
@@ -168,11 +172,13 @@ def parse_chain(text: bytes) -> tuple[Certificate, ...]:
         The certificates, root first.
 
     Raises:
-        MalformedError: `malformed-evidence` or `too-large`.
+        MalformedError: `malformed-evidence`, or `too-large` for a certificate.
         UnsupportedError: `unsupported-algorithm`.
     """
+    if len(text) > MAX_CHAIN_BYTES:
+        raise _malformed(f"expected at most {MAX_CHAIN_BYTES} bytes of chain, got {len(text)}")
     found: list[Certificate] = []
-    offset = 0
+    offset = len(text) - len(text.lstrip())
     while offset < len(text):
         match = _CERTIFICATE.match(text, offset)
         if match is None or len(found) == MAX_CHAIN_CERTIFICATES:
@@ -228,16 +234,17 @@ def _verify(data: bytes) -> None:
 
 def _verify_list(revocations: RevocationList, issuer: Certificate) -> None:
     key = issuer.public_key
-    named = revocations.parsed.issuer == issuer.parsed.subject
     if issuer.key_usage is None or not issuer.key_usage.crl_sign:
         raise _unsigned(revocations.name)
     try:
-        good = isinstance(key, ec.EllipticCurvePublicKey) and (
-            revocations.parsed.is_signature_valid(key)
+        good = (
+            isinstance(key, ec.EllipticCurvePublicKey)
+            and revocations.parsed.issuer == issuer.parsed.subject
+            and revocations.parsed.is_signature_valid(key)
         )
     except (UnsupportedAlgorithm, ValueError, TypeError):
         good = False
-    if not (named and good):
+    if not good:
         raise _unsigned(revocations.name)
 
 
