@@ -46,7 +46,14 @@ def check_not_revoked(der: bytes, *, root: Certificate, signer: Certificate, at:
         begins, ends = revoked.last_update_utc, revoked.next_update_utc
         entry = revoked.get_revoked_certificate_by_serial_number(signer.serial_number)
         critical = any(extension.critical for extension in revoked.extensions)
-    except (ValueError, TypeError, UnsupportedAlgorithm, x509.DuplicateExtension) as error:
+    except (
+        ValueError,
+        TypeError,
+        UnsupportedAlgorithm,
+        x509.DuplicateExtension,
+        x509.InvalidVersion,
+        x509.UnsupportedGeneralNameType,
+    ) as error:
         raise MalformedError("not a revocation list", reason=Reason.MALFORMED_EVIDENCE) from error
     if not genuine:
         raise VerificationError(
