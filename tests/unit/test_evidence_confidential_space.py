@@ -254,6 +254,12 @@ def test_an_old_token_is_not_fresh() -> None:
     assert refused(token(), policy=policy) is Reason.ATTESTATION_NOT_FRESH
 
 
+def test_a_policy_that_requires_revocation_refuses() -> None:
+    """No list is ever at hand here, and a requirement is not a wish."""
+    policy = AttestationPolicy(require_revocation=True, accepted_classes=frozenset(EvidenceClass))
+    assert refused(token(), policy=policy) is Reason.EVIDENCE_MISSING
+
+
 # -- OIDC ----------------------------------------------------------------------------------------
 
 

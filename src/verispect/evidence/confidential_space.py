@@ -177,6 +177,10 @@ def _key_of_path(
     check_chain_validity(path, at)
     examination.evidence_class = anchor.evidence_class
     examination.passed("path", f"x5c leads from {anchor.label}")
+    if examination.policy.require_revocation:
+        examination.fail(
+            "revocation", "no revocation list of the path is at hand", Reason.EVIDENCE_MISSING
+        )
     examination.skipped("revocation", "revocation of the path: its lists are not at hand")
     key = path[-1].public_key
     if not isinstance(key, rsa.RSAPublicKey):
