@@ -456,14 +456,8 @@ def test_zeros_behind_the_certification_data_are_padding() -> None:
 
 def _forget() -> None:
     forget_certificates()
-    for function in (
-        collateral_module._load,
-        collateral_module._verify,
-        collateral_module.parse_chain,
-        library_module.read_platform,
-        library_module._form_of,
-    ):
-        function.cache_clear()
+    collateral_module.forget_collateral()
+    library_module.forget_platforms()
 
 
 def test_a_cache_never_changes_a_verdict() -> None:
