@@ -6,6 +6,8 @@ import json
 import random
 
 import pytest
+from lxml import etree
+from signxml import CanonicalizationMethod, DigestAlgorithm, SignatureMethod, XMLSigner
 
 from nvidia_forgery import (
     AT,
@@ -324,6 +326,30 @@ def test_signature_wrapping_is_refused():
     assert judge_rim(forged) == "bad_signature"
 
 
+def test_signature_over_a_part_is_refused():
+    """A trusted signer's signature over one element does not cover the manifest around it."""
+    root, intermediate, signer = manifest_keys()
+    text = manifest_text("1", [resource(0, [bytes(48)])]).replace("<Payload>", '<Payload Id="x">')
+    signed = XMLSigner(
+        signature_algorithm=SignatureMethod.ECDSA_SHA384,
+        digest_algorithm=DigestAlgorithm.SHA384,
+        c14n_algorithm=CanonicalizationMethod.CANONICAL_XML_1_1,
+    ).sign(
+        etree.fromstring(text),
+        key=signer.private,
+        cert=[key.certificate for key in (signer, intermediate, root)],
+        reference_uri="#x",
+    )
+    assert judge_rim(etree.tostring(signed)) == "bad_signature"
+
+
+def test_signed_signature_within_a_manifest_is_refused():
+    """A manifest has one signature, even where a second one is signed along."""
+    inner, _ = signature_of(driver_rim(gpu()))
+    text = manifest_text("1", [resource(0, [bytes(48)]), inner.decode()])
+    assert judge_rim(sign_manifest(text)) == "bad_signature"
+
+
 @pytest.mark.parametrize(
     ("old", "new"),
     [
@@ -371,11 +397,22 @@ def test_entity_bombs_and_deep_nesting_are_refused():
     assert judge_rim(bomb + b"]><l>&b9;</l>") == "malformed"
     deep = b"<a>" * 20_000 + b"</a>" * 20_000
     assert judge_rim(deep) == "malformed"
+    assert "nesting" in limit_of(b"<a>" * 13 + b"</a>" * 13)
+    assert "too many elements" in limit_of(b"<a>" + b"<b/>" * 5000 + b"</a>")
+    assert "at most" in limit_of(b"<a>" + b" " * MAX_MANIFEST_BYTES + b"</a>")
     assert judge_rim(b"<a x='>' " * 20_000) == "malformed"
     flat = b"<a>" + b"<b/>" * 100_000 + b"</a>"
     assert len(flat) < MAX_MANIFEST_BYTES
     assert judge_rim(flat) == "malformed"
     assert judge_rim(b"<" * 400_000) == "malformed"
+
+
+def limit_of(data):
+    """Return in what words a manifest is refused."""
+    appraisal = appraise_nvidia_rim(
+        ManifestEvidence(data), **{**common(), "expected": Expectation()}
+    )
+    return appraisal.checks[-1].detail
 
 
 @pytest.mark.parametrize(

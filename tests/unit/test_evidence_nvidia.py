@@ -7,6 +7,7 @@ import sys
 
 import pytest
 from cryptography.x509 import ocsp
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from nvidia_forgery import (
     AT,
@@ -390,6 +391,7 @@ def test_document_forms_of_services_are_read():
         (b'[{"evidence": "AA"}]', "malformed"),
         (b'[{"arch": "UNHEARD"}]', "unsupported"),
         (b'[{"arch": 1}]', "malformed"),
+        (json.dumps([{"arch": "UNHEARD"}] * 65).encode(), "malformed"),
         (b"[" * 100_000, "malformed"),
         (b'[{"arch":"HOPPER","arch":"LS10"}]', "malformed"),
     ],
@@ -531,9 +533,12 @@ def test_ocsp_response_is_judged_at_the_given_time(days, word):
 def test_ocsp_responder_must_be_certified_for_it():
     """A stranger, a device or a CA below may not speak for the issuer."""
     device = gpu()
+    purposes = (ExtendedKeyUsageOID.OCSP_SIGNING,)
     for responder, word in (
         (certify("stranger", ca=False), "bad_signature"),
         (certify("no purpose", device.root, ca=False), "untrusted_root"),
+        (certify("CA", device.root, purposes=purposes), "untrusted_root"),
+        (certify("late", device.root, ca=False, purposes=purposes, ends=NOW - DAY), "expired"),
     ):
         response = ocsp_response(device.intermediate, device.root, responder=responder)
         assert outcome(judge_device(ocsp=(response,))) == word
@@ -640,6 +645,44 @@ def test_signing_certificate_of_the_service_is_judged_at_the_given_time():
     keys = key_set(jwk((root, intermediate, late)))
     token = sign_token(device_claims(), private=late.private)
     assert outcome(judge_token(token, keys=keys)) == "expired"
+
+
+def test_device_certificate_must_be_for_signing_data():
+    """A CA's certificate does not stand for a device, even under the right root."""
+    device = gpu()
+    for settings in ({"ca": True}, {"ca": False, "may_sign_certificates": True}):
+        leaf = certify("wrong", device.intermediate, firmware=device.firmware, **settings)
+        assert outcome(judge_device(gpu(leaf=leaf))) == "untrusted_root"
+
+
+def test_manifests_of_a_lower_class_lower_the_class():
+    """A device under a vendor's root with values of a development root is development evidence."""
+    device = gpu()
+    anchors = (
+        dataclasses.replace(
+            anchor("nvidia-gpu", device.root), evidence_class=EvidenceClass.HARDWARE
+        ),
+        anchor("nvidia-rim", manifest_keys()[0]),
+    )
+    rim = driver_rim(device)
+    for data, word in ((None, "ok"), (rim, "untrusted_root")):
+        appraisal = appraise_nvidia_gpu(
+            DeviceEvidence(device.report(), device.path, driver_rim=data),
+            anchors=anchors,
+            expected=EXPECTED,
+            policy=AttestationPolicy(),
+            at=AT,
+        )
+        assert outcome(appraisal) == word
+
+
+def test_revoked_signer_of_a_manifest_is_refused():
+    """Stored responses count for the manifests' certificates as well."""
+    _, intermediate, signer = manifest_keys()
+    bad = ocsp_response(signer, intermediate, status=ocsp.OCSPCertStatus.REVOKED)
+    assert outcome(judge_full(ocsp=(bad,))) == "revoked"
+    good = ocsp_response(signer, intermediate)
+    assert outcome(judge_full(ocsp=(good,))) == "ok"
 
 
 def test_pinned_intermediate_is_pinned_with_its_dates(monkeypatch):
