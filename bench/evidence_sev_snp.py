@@ -1,4 +1,4 @@
-"""SEV-SNP reports: appraisals per CPU second of one process, chain remembered (warm) and not (cold).
+"""SEV-SNP reports: appraisals per CPU second, chain remembered (warm) and not remembered (cold).
 
 A genuine report of the recorded vectors (`VERISPECT_TEE_VECTORS`, or `../shared/vectors/tee` beside
 the repository), under AMD's own certificates. Every appraisal verifies the report's signature anew.
