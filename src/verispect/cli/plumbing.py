@@ -2,7 +2,8 @@
 
 `tee-cases` runs a file of attestation cases and says of each what this verifier answers. Any
 other verifier that reads the format can be compared with it. The files that a case names lie
-beside the file of cases; a name that leads out of that directory is refused.
+beside the file of cases; a name that leads out of that directory is refused. `fetch-endorsements`
+stands in a module of its own: it alone reaches a network.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from verispect.cli import fetch_endorsements
 from verispect.core.errors import Error, MalformedError, Reason, StoreError
 
 if TYPE_CHECKING:
@@ -46,10 +48,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "one that the file states.",
     )
     cases.add_argument("cases", type=Path, help="file of cases (JSON)")
+    fetch_endorsements.add_parser(commands)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the subcommand and return its exit code."""
+    if arguments.plumbing_command == fetch_endorsements.NAME:
+        return fetch_endorsements.run(arguments)
     from verispect.evidence.json_text import read_object
 
     document = read_object(_read_limited(arguments.cases, MAX_CASES_BYTES), limit=MAX_CASES_BYTES)
