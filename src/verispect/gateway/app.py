@@ -19,26 +19,37 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from contextlib import suppress
 from typing import Any, Final, TypeAlias
-from urllib.parse import parse_qsl
 
 import msgspec
 
 from verispect.core.errors import Reason
+from verispect.gateway.confidential import ConfidentialExchange
 from verispect.gateway.errors import HttpError, error_member, error_response
-from verispect.gateway.http import HttpRequest, HttpResponse, StreamedResponse
-from verispect.gateway.limits import Limits
+from verispect.gateway.http import (
+    HttpRequest,
+    HttpResponse,
+    Message,
+    Receive,
+    StreamedResponse,
+)
+from verispect.gateway.reading import (
+    LeftWhileReadError,
+    check_content_headers,
+    has_body,
+    is_confidential,
+    read_body,
+    read_headers,
+    read_query,
+)
 from verispect.gateway.routes import Response, Route, RouteTable, make_route_table
 from verispect.gateway.state import GatewayState
 
 Scope: TypeAlias = MutableMapping[str, Any]
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
 Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _logger = logging.getLogger(__name__)
 
-_NO_QUERY: Final[dict[str, str]] = {}
 _OTHER: Final = "other"
 _GONE: Final = 499
 """Counted, never sent: the caller left before the answer."""
@@ -47,10 +58,6 @@ _GONE: Final = 499
 def create_app(state: GatewayState) -> Application:
     """Return the ASGI application over `state`."""
     return _Dispatcher(state, make_route_table())
-
-
-class _CallerGoneError(Exception):
-    """The caller left while its request was read: nobody to answer."""
 
 
 class _Dispatcher:
@@ -116,6 +123,8 @@ class _Dispatcher:
     async def _answer(self, scope: Scope, receive: Receive, send: Send, route: Route | None) -> int:
         """Answer one request and return the status that was sent."""
         watcher: asyncio.Task[None] | None = None
+        exchange: ConfidentialExchange | None = None
+        state = self._state
         try:
             try:
                 request = await self._admit(scope, receive, route)
@@ -123,17 +132,24 @@ class _Dispatcher:
                     response: Response = request
                 else:
                     assert route is not None
+                    door = state.confidential
+                    if door is not None and is_confidential(request.method, request.headers, route):
+                        exchange = door.open(request)
+                        request, state = exchange.request, exchange.restrict(state)
+                        check_content_headers(request.method, request.headers, route)
                     handler = route.methods["GET" if request.method == "HEAD" else request.method]
                     if route.watches_caller:
                         watcher = asyncio.create_task(self._watch(receive, request.disconnected))
-                    response = await handler(self._state, request)
-            except _CallerGoneError:
+                    response = await handler(state, request)
+            except LeftWhileReadError:
                 return _GONE
             except Exception as error:  # noqa: BLE001 - the one place that turns any error into an answer
                 response = self._error(error, route)
-                if isinstance(error, HttpError) and error.close:
+                if isinstance(error, HttpError) and error.close and exchange is None:
                     await self._send_and_linger(response, receive, send)
                     return response.status
+            if exchange is not None:
+                response = exchange.seal(response)
             if isinstance(response, StreamedResponse):
                 assert not isinstance(request, HttpResponse)
                 await self._send_stream(response, request, send)
@@ -150,7 +166,7 @@ class _Dispatcher:
         """Check the head, read the body, and return the request or the answer it already has."""
         limits = self._limits
         method: str = scope["method"]
-        headers = _read_headers(scope, limits)
+        headers = read_headers(scope["headers"], limits)
         if (
             len(scope.get("raw_path") or b"") + len(scope["query_string"])
             > limits.maximum_target_bytes
@@ -158,7 +174,7 @@ class _Dispatcher:
             raise HttpError("the request target is too long", status=414, close=True)
         if route is None:
             raise HttpError(
-                "no such route", status=404, reason=Reason.ROUTE_NOT_FOUND, close=_has_body(headers)
+                "no such route", status=404, reason=Reason.ROUTE_NOT_FOUND, close=has_body(headers)
             )
         if method == "OPTIONS":
             return HttpResponse(204, b"", headers=[("allow", route.allowed())])
@@ -168,25 +184,26 @@ class _Dispatcher:
                 status=405,
                 reason=Reason.METHOD_NOT_ALLOWED,
                 headers=[("allow", route.allowed())],
-                close=_has_body(headers),
+                close=has_body(headers),
             )
         if self._active > limits.concurrent_requests:
             raise HttpError(
                 f"the server is at its limit of {limits.concurrent_requests} requests at once",
                 status=503,
                 reason=Reason.SERVER_OVERLOADED,
-                close=_has_body(headers),
+                close=has_body(headers),
             )
-        _check_content_headers(method, headers, route)
+        encrypted = self._state.confidential is not None and is_confidential(method, headers, route)
+        check_content_headers(method, headers, route, encrypted=encrypted)
         received_at = time.time_ns() // 1_000_000
         maximum = limits.maximum_tensor_bytes if route.takes_tensors else limits.maximum_json_bytes
         body = b""
-        if _has_body(headers):
-            body = await _read_body(receive, headers, maximum, limits.body_seconds)
+        if has_body(headers):
+            body = await read_body(receive, headers, maximum, limits.body_seconds)
         return HttpRequest(
             method=method,
             path=scope["path"],
-            query=_read_query(scope["query_string"], limits),
+            query=read_query(scope["query_string"], limits),
             headers=headers,
             body=body,
             disconnected=asyncio.Event(),
@@ -250,117 +267,6 @@ class _Dispatcher:
                     if message["type"] == "http.disconnect" or not message.get("more_body"):
                         break
         await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
-def _read_headers(scope: Scope, limits: Limits) -> dict[str, str]:
-    pairs = scope["headers"]
-    if len(pairs) > limits.maximum_headers:
-        raise HttpError(
-            f"expected at most {limits.maximum_headers} headers",
-            status=431,
-            reason=Reason.TOO_LARGE,
-            close=True,
-        )
-    headers: dict[str, str] = {}
-    size = 0
-    for name, value in pairs:
-        size += len(name) + len(value)
-        headers[name.decode("latin-1")] = value.decode("latin-1")
-    if size > limits.maximum_header_bytes:
-        raise HttpError(
-            f"expected at most {limits.maximum_header_bytes} bytes of headers",
-            status=431,
-            reason=Reason.TOO_LARGE,
-            close=True,
-        )
-    if len(headers) != len(pairs):
-        raise HttpError("a header is given twice", status=400, close=True)
-    return headers
-
-
-def _read_query(query: bytes, limits: Limits) -> dict[str, str]:
-    if not query:
-        return _NO_QUERY
-    try:
-        pairs = parse_qsl(
-            query.decode("ascii"),
-            keep_blank_values=True,
-            errors="strict",
-            max_num_fields=limits.maximum_query_fields,
-        )
-    except ValueError as error:
-        raise HttpError("the query string is not valid", status=400) from error
-    fields = dict(pairs)
-    if len(fields) != len(pairs):
-        raise HttpError("a query field is given twice", status=400)
-    return fields
-
-
-def _has_body(headers: dict[str, str]) -> bool:
-    return headers.get("content-length", "0") != "0" or "transfer-encoding" in headers
-
-
-def _check_content_headers(method: str, headers: dict[str, str], route: Route) -> None:
-    if headers.get("content-encoding", "identity") != "identity":
-        raise HttpError(
-            "an encoded body is not accepted",
-            status=415,
-            reason=Reason.MEDIA_TYPE_UNSUPPORTED,
-            close=_has_body(headers),
-        )
-    if method != "POST" or not route.takes_json:
-        return
-    media, _, parameters = headers.get("content-type", "").partition(";")
-    charset = parameters.strip().lower()
-    if media.strip().lower() != "application/json" or charset not in ("", "charset=utf-8"):
-        raise HttpError(
-            "expected content type application/json in UTF-8",
-            status=415,
-            reason=Reason.MEDIA_TYPE_UNSUPPORTED,
-            close=_has_body(headers),
-        )
-
-
-async def _read_body(
-    receive: Receive, headers: dict[str, str], maximum: int, seconds: float
-) -> bytes:
-    declared = headers.get("content-length")
-    if declared is not None and (not declared.isascii() or not declared.isdigit()):
-        raise HttpError("the content length is not a number", status=400, close=True)
-    if declared is not None and (len(declared) > 18 or int(declared) > maximum):
-        raise _too_large(maximum)
-    chunks: list[bytes] = []
-    size = 0
-    try:
-        async with asyncio.timeout(seconds):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise _CallerGoneError
-                chunk = message.get("body", b"")
-                size += len(chunk)
-                if size > maximum:
-                    raise _too_large(maximum)
-                chunks.append(chunk)
-                if not message.get("more_body"):
-                    break
-    except TimeoutError as error:
-        raise HttpError(
-            f"the body did not arrive within {seconds:g} seconds",
-            status=408,
-            reason=Reason.REQUEST_TIMEOUT,
-            close=True,
-        ) from error
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-
-
-def _too_large(maximum: int) -> HttpError:
-    return HttpError(
-        f"expected a body of at most {maximum} bytes",
-        status=413,
-        reason=Reason.TOO_LARGE,
-        close=True,
-    )
 
 
 def _head(

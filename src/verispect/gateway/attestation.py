@@ -23,7 +23,7 @@ from verispect.appraisal.policy import (
     AssurancePolicy,
 )
 from verispect.attesters.interface import Attester
-from verispect.core.encoding import decode, encode
+from verispect.core.encoding import Digest, decode, encode
 from verispect.core.errors import Error, MalformedError, Reason, StoreError
 from verispect.core.keys import KeyId
 from verispect.core.receipt import EvidenceEntry
@@ -55,19 +55,27 @@ class KeyAttestation:
             what a verifier finds.
         key_id: the key that signs receipts.
         directory: where evidence is kept.
+        hpke_key_digest: of the key for encrypted requests, where there is one.
 
     Raises:
         StoreError: `store-failed`.
     """
 
     def __init__(
-        self, attester: Attester, evidence_class: EvidenceClass, key_id: KeyId, directory: Path
+        self,
+        attester: Attester,
+        evidence_class: EvidenceClass,
+        key_id: KeyId,
+        directory: Path,
+        *,
+        hpke_key_digest: Digest | None = None,
     ) -> None:
         self.policy = _POLICIES[evidence_class]
         self.evidence_class = evidence_class
         self._attester = attester
         self._key_id = key_id
         self._epoch = _now()
+        self._hpke_key_digest = hpke_key_digest
         self._directory = directory
         self._session: EvidenceEntry | None = None
         self._lock = asyncio.Lock()
@@ -105,7 +113,8 @@ class KeyAttestation:
         *,
         own: Mapping[str, bytes] | None = None,
     ) -> EvidenceEntry:
-        binding = KeyBinding(self._key_id, self._epoch).members()
+        bound = KeyBinding(self._key_id, self._epoch, hpke_key_digest=self._hpke_key_digest)
+        binding = bound.members()
         binding.update(members)
         rule = KEY_V1 if profile == KEY_V1.name else INFERENCE_V1
         field = rule.recompute({**binding, **(own or {})}, FIELD_BYTES)

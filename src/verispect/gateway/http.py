@@ -7,8 +7,28 @@ neither a framework nor a second copy of the body stands between the socket and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+from verispect.core.encoding import Digest
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+"""As ASGI has them."""
+
+
+class Confidential(Protocol):
+    """What is known of a request that came encrypted."""
+
+    @property
+    def key_digest(self) -> Digest:
+        """Digest of the key to which it came encrypted."""
+        ...
+
+    def seal_openings(self, openings: bytes, inference_id: bytes) -> bytes:
+        """Return the openings as only the caller can read them."""
+        ...
 
 
 @dataclass(slots=True)
@@ -25,6 +45,8 @@ class HttpRequest:
     """Set once the caller has gone away."""
     received_at: int
     """Milliseconds since the epoch."""
+    confidential: Confidential | None = None
+    """`None` for a request that came in the clear."""
 
 
 @dataclass(slots=True)

@@ -35,6 +35,10 @@ class Limits:
     """How long the rest of a refused body is read, so that the refusal reaches its caller."""
     disconnect_seconds: float = 10.0
     """How long a stream may take to write its receipt after its caller has gone."""
+    confidential_seconds: float = 300.0
+    """How far from this server's clock an encrypted request may say that it was made."""
+    maximum_confidential_remembered: int = 262_144
+    """Encrypted requests that are remembered, so that none is answered twice."""
     concurrent_requests: int = 256
     """Requests at work at once; one more is refused with 503."""
     retry_after_seconds: int = 1

@@ -89,6 +89,8 @@ async def retrieve_attestation(state: GatewayState, request: HttpRequest) -> Htt
         "body": to_base64url(entry.body),
         "endorsements": to_base64url(entry.endorsements),
     }
+    if state.confidential is not None:
+        document["hpkeKey"] = to_base64url(state.confidential.public_key)
     return HttpResponse(200, msgspec.json.encode(document), headers=[("cache-control", "no-store")])
 
 

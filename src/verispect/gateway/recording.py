@@ -23,11 +23,13 @@ from verispect.attesters.signer import Issuer
 from verispect.core.commitments import SALT_BYTES, Opening, Part, encode_openings
 from verispect.core.encoding import Digest, encode_content, to_base64url
 from verispect.core.envelope import STATEMENT_TYPE, sign_envelope
+from verispect.core.errors import RequestError
 from verispect.core.statement import (
     INFERENCE_ID_BYTES,
     Determinism,
     ExecutedModel,
     InferenceStatement,
+    ModelIdentity,
     PromisedEvidence,
     ServedLane,
 )
@@ -40,7 +42,7 @@ from verispect.gateway.assurance import (
     wants_own_attestation,
 )
 from verispect.gateway.attestation import KeyAttestation
-from verispect.gateway.http import HttpRequest
+from verispect.gateway.http import Confidential, HttpRequest
 from verispect.gateway.metrics import Metrics
 from verispect.gateway.published import PublishedRecords
 from verispect.gateway.recovery import encode_recovery
@@ -127,6 +129,10 @@ class Recorder:
         Raises:
             RequestError: `assurance-unknown`, `assurance-unavailable` or `invalid-request`.
         """
+        if request.confidential is not None and served.identity is not ModelIdentity.LOCAL_WEIGHTS:
+            raise RequestError(
+                "an upstream service runs this model and would read the request", parameter="model"
+            )
         return Inference(
             self,
             operation=operation,
@@ -137,6 +143,7 @@ class Recorder:
             attest_inference=wants_own_attestation(request.headers, policy),
             nonce=caller_nonce(request.headers),
             received_at=request.received_at,
+            confidential=request.confidential,
         )
 
     def engine(self, identity: EngineIdentity, served: ServedModel) -> tuple[Digest, Determinism]:
@@ -171,7 +178,9 @@ class Inference:
         attest_inference: bool,
         nonce: bytes | None,
         received_at: int,
+        confidential: Confidential | None,
     ) -> None:
+        self._confidential = confidential
         self._recorder = recorder
         self._operation = operation
         self._served = served
@@ -263,7 +272,7 @@ class Inference:
     async def _checkpoint(self, *, first: bool) -> None:
         """Leave on disk what a later process needs for the receipt, should this one die."""
         statement = self._statement(finish_reasons=("interrupted",), usage={})
-        recovery = encode_recovery(statement, encode_openings(self._openings))
+        recovery = encode_recovery(statement, self._kept_openings())
         store = self._recorder.store
         save = store.open_stream if first else store.checkpoint_stream
         await asyncio.shield(save(self._id, recovery))
@@ -296,7 +305,15 @@ class Inference:
             evidence=_SIGNATURE_ONLY,
             nonce=self._nonce,
             stream=self._chain.binding() if self._chain else None,
+            confidential=self._confidential.key_digest if self._confidential else None,
         )
+
+    def _kept_openings(self) -> bytes:
+        """Return the openings as they go to disk: of an encrypted request, for the caller only."""
+        openings = encode_openings(self._openings)
+        if self._confidential is None:
+            return openings
+        return self._confidential.seal_openings(openings, self._id)
 
     async def finish(self, *, finish_reasons: Sequence[str], usage: Mapping[str, int]) -> Issued:
         """Sign and store the receipt; what it covers is what was committed to until now.
@@ -315,7 +332,7 @@ class Inference:
         new = NewReceipt(
             inference_id=self._id,
             mint=lambda sequence: mint(draft, sequence, self.identifier, self._recorder.issuer),
-            openings=encode_openings(self._openings),
+            openings=self._kept_openings(),
         )
         # Once asked for, the store writes it whether or not anybody still waits.
         stored = await self._recorder.store.issue(new)

@@ -41,6 +41,8 @@ class Route:
     """Whether the larger limit holds, and errors have the Open Inference Protocol's shape."""
     watches_caller: bool = False
     """Whether the work is worth stopping when the caller goes away."""
+    takes_confidential: bool = False
+    """Whether a body may come encrypted to the attested key."""
 
     def allowed(self) -> str:
         """Return the value of an `Allow` header."""
@@ -71,15 +73,30 @@ class RouteTable:
 _DISPATCH: Final = {"GET": open_inference.dispatch, "POST": open_inference.dispatch}
 
 _ROUTES: Final = (
-    Route("/v1/chat/completions", {"POST": chat.create_chat_completion}, watches_caller=True),
-    Route("/v1/completions", {"POST": completions.create_completion}, watches_caller=True),
-    Route("/v1/responses", {"POST": responses.create_response}, watches_caller=True),
+    Route(
+        "/v1/chat/completions",
+        {"POST": chat.create_chat_completion},
+        watches_caller=True,
+        takes_confidential=True,
+    ),
+    Route(
+        "/v1/completions",
+        {"POST": completions.create_completion},
+        watches_caller=True,
+        takes_confidential=True,
+    ),
+    Route(
+        "/v1/responses",
+        {"POST": responses.create_response},
+        watches_caller=True,
+        takes_confidential=True,
+    ),
     Route(
         "/v1/responses/{id}",
         {"GET": responses.retrieve_response, "DELETE": responses.delete_response},
         is_prefix=True,
     ),
-    Route("/v1/embeddings", {"POST": embeddings.create_embeddings}),
+    Route("/v1/embeddings", {"POST": embeddings.create_embeddings}, takes_confidential=True),
     Route("/v1/models", {"GET": models.list_models}),
     Route("/v1/models/{id}", {"GET": models.retrieve_model}, is_prefix=True),
     Route("/v1/receipts/{id}", {"GET": receipts.retrieve_receipt}, is_prefix=True),

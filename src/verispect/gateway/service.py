@@ -24,6 +24,7 @@ from verispect.core.errors import Reason, StoreError
 from verispect.evidence.attested import FIELD_BYTES
 from verispect.gateway.app import Application, create_app
 from verispect.gateway.attestation import KeyAttestation
+from verispect.gateway.confidential import ConfidentialDoor
 from verispect.gateway.limits import Limits
 from verispect.gateway.metrics import Metrics
 from verispect.gateway.pool import EngineOptions, RegistryPool
@@ -96,13 +97,19 @@ class Service:
         self.store = ReceiptStore.open(
             state / "receipts", issuer_key_id=issuer.signer.public_key.key_id
         )
-        attestation = None
+        attestation = door = None
+        limits = limits or Limits()
         if configuration.attester is not None:
             attester, evidence_class = make_attester(configuration.attester, state)
             # A server that was told to attest and cannot does not start.
             attester.attest(bytes(FIELD_BYTES), None)
+            door = ConfidentialDoor(limits)
             attestation = KeyAttestation(
-                attester, evidence_class, issuer.signer.public_key.key_id, state / "evidence"
+                attester,
+                evidence_class,
+                issuer.signer.public_key.key_id,
+                state / "evidence",
+                hpke_key_digest=door.key_digest,
             )
         metrics = Metrics()
         published = PublishedRecords(state / "records")
@@ -121,8 +128,9 @@ class Service:
             pool=pool,
             responses=responses,
             recorder=self.recorder,
-            limits=limits or Limits(),
+            limits=limits,
             metrics=metrics,
+            confidential=door,
             on_start=self._start,
             on_stop=self._stop,
         )

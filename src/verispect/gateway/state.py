@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
+from verispect.gateway.confidential import ConfidentialDoor
 from verispect.gateway.limits import Limits
 from verispect.gateway.metrics import Metrics
 from verispect.gateway.recording import Recorder
@@ -22,6 +23,8 @@ class GatewayState:
     metrics: Metrics = field(default_factory=Metrics)
     responses: ResponseStore | None = None
     """Where `/v1/responses` keeps answers; without it `store` must be false."""
+    confidential: ConfidentialDoor | None = None
+    """Opens encrypted requests; `None` where this server attests no key for them."""
     on_start: Callable[[], Awaitable[None]] | None = None
     """Awaited at the start of the application's lifespan."""
     on_stop: Callable[[], Awaitable[None]] | None = None
