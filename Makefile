@@ -100,6 +100,10 @@ bench-litellm: $(UV) .venv/.test  ## As bench-gateway, with LiteLLM's proxy besi
 	  && $(UV) pip install --quiet --python .venv-litellm/bin/python "litellm[proxy]==$(LITELLM_VERSION)"; }
 	@$(RUN) bench/gateway.py
 
+.PHONY: bench-evidence
+bench-evidence: .venv/.test  ## Appraisals of attestation evidence per second, on genuine documents
+	@for bench in bench/evidence_*.py; do $(RUN) $$bench; done
+
 .PHONY: clean
 clean:  ## Remove what the targets installed and made
 	rm -rf .venv .venv-litellm .tooling .demo .models dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

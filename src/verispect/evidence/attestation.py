@@ -182,6 +182,7 @@ _REASON_CLASSES: Final[Mapping[Reason, str]] = {
     Reason.TCB_REVOKED: "tcb_revoked",
     Reason.TCB_UNKNOWN: "tcb_unknown",
     Reason.TCB_ADVISORY_REFUSED: "tcb_advisory",
+    Reason.EVIDENCE_MISSING: "missing",
     Reason.UNSUPPORTED_VERSION: "unsupported",
     Reason.UNSUPPORTED_ALGORITHM: "unsupported",
     Reason.UNSUPPORTED_EVIDENCE: "unsupported",
