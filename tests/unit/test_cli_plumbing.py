@@ -122,6 +122,14 @@ def test_a_case_that_says_what_nobody_knows_is_never_ok(
         assert line["ok"] is False
 
 
+def test_the_main_file_may_have_another_name_where_it_is_the_only_one(folder: Path) -> None:
+    """A token that is called otherwise is the token; of two unknown names neither is."""
+    named = GOOD | {"evidence": {"eat": "token.jwt", "jwks": "jwks.json"}}
+    assert run_case(named, folder.resolve())["ok"] is True
+    two = GOOD | {"evidence": {"eat": "token.jwt", "jwt": "token.jwt", "jwks": "jwks.json"}}
+    assert run_case(two, folder.resolve())["reason"] == "malformed"
+
+
 def test_files_that_nobody_reads_are_named(folder: Path) -> None:
     """Evidence is never passed over in silence."""
     (folder / "extra").write_bytes(b"x")

@@ -167,7 +167,25 @@ def _read_case(case: Mapping[str, Any], directory: Path) -> _Case:
     ):
         raise _malformed("a member of the case has an unknown value")
     evidence = {name: _read_beside(directory, path) for name, path in names.items()}
-    return _Case(technology, evidence, inputs, policy, _moment(case.get("verify_at")))
+    return _Case(
+        technology, _with_main(technology, evidence), inputs, policy, _moment(case.get("verify_at"))
+    )
+
+
+def _with_main(technology: str, evidence: dict[str, bytes]) -> dict[str, bytes]:
+    """Return the files with the only one of an unknown name as the main one, if that is missing.
+
+    Files of cases differ in what they call a token or a document; nothing else is renamed.
+    """
+    from verispect.evidence.technologies import TECHNOLOGIES
+
+    row = TECHNOLOGIES.get(technology)
+    if row is None or any(evidence.keys() >= set(form) for form in row.forms):
+        return evidence
+    unknown = sorted(set(evidence).difference(*row.forms, row.optional, {"root"}))
+    if len(unknown) != 1 or row.main in evidence:
+        return evidence
+    return {row.main if name == unknown[0] else name: data for name, data in evidence.items()}
 
 
 def _all_texts(value: Any) -> bool:
