@@ -32,8 +32,10 @@ from verispect.core.errors import (
     VerificationError,
 )
 from verispect.core.receipt import EvidenceEntry
+from verispect.core.statement import ModelIdentity
 from verispect.evidence.attestation import (
     AttestationAppraisal,
+    AttestationPolicy,
     AttestationVerdict,
     EvidenceClass,
     Expectation,
@@ -42,7 +44,7 @@ from verispect.evidence.bindings.inference_v1 import INFERENCE_V1, inference_dig
 from verispect.evidence.bindings.key_v1 import KEY_V1
 from verispect.evidence.bindings.registry import binding_profile
 from verispect.evidence.checks import Check, CheckStatus
-from verispect.evidence.interface import EvidenceAppraisal, EvidenceContext
+from verispect.evidence.interface import EvidenceAppraisal, EvidenceContext, TrustAnchors
 
 MAX_FILES: Final = 16
 MAX_MEMBERS: Final = 16
@@ -61,6 +63,8 @@ KINDS: Final = (*MAIN_FILES, "tpm2-quote", "azure-vtpm")
 
 _HARDWARE: Final = frozenset({Source.HARDWARE})
 CLAIMS: Final[ClaimSources] = dict.fromkeys((Claim.INPUT, Claim.OUTPUT, Claim.EXECUTION), _HARDWARE)
+CONFIDENTIAL_CLAIMS: Final[ClaimSources] = {**CLAIMS, Claim.CONFIDENTIALITY: _HARDWARE}
+"""Of a request that came encrypted to the very key that the evidence vouches for."""
 
 NOT_COVERED: Final = (
     "model weights: the measurements cover code, so the model stays asserted",
@@ -133,7 +137,7 @@ class AttestedKey:
         if entry is None:
             raise RuntimeError("attestation evidence is an entry of its own")
         try:
-            appraisal, binds_request = self._appraise(context, entry)
+            appraisal, members = self._appraise(context, entry)
         except Error as error:
             reason = error.reason
             check = Check(f"{self.name}:binding", CheckStatus.FAILED, error.message, reason)
@@ -144,41 +148,86 @@ class AttestedKey:
             if (status := _status(check, appraisal)) is not CheckStatus.UNKNOWN
         ]
         not_covered = [*NOT_COVERED, *(f"{self.name}: {line}" for line in appraisal.not_checked)]
-        if not binds_request:
+        if entry.profile != INFERENCE_V1.name:
             not_covered.append(
                 f"{self.name}: freshness for this request: the evidence is of the session's key"
             )
         found = appraisal.evidence_class
         if found is not EvidenceClass.HARDWARE and found is not None:
             not_covered.append(f"{self.name}: hardware protection: class {found.value} evidence")
-        return EvidenceAppraisal(checks, CLAIMS if appraisal.acceptable else {}, not_covered, found)
+        claims: ClaimSources = {}
+        if appraisal.acceptable:
+            exposed = _why_not_confidential(context, members)
+            claims = CLAIMS if exposed else CONFIDENTIAL_CLAIMS
+            not_covered.append(f"{self.name}: {exposed or _STILL_SEEN}")
+        return EvidenceAppraisal(checks, claims, not_covered, found)
 
     def _appraise(
         self, context: EvidenceContext, entry: EvidenceEntry
-    ) -> tuple[AttestationAppraisal, bool]:
-        """Return the technology's appraisal, and whether it binds this very inference."""
-        from verispect.evidence.technologies import appraise_evidence
-
+    ) -> tuple[AttestationAppraisal, Mapping[str, bytes]]:
+        """Return the technology's appraisal, and the members of the binding."""
         _check_age(context, entry)
-        bundle = Bundle.decode(entry.endorsements)
-        main = MAIN_FILES.get(self.name)
-        evidence = {main: entry.body} if main else _byte_map(_decode_map(entry.body), MAX_FILES)
-        if evidence.keys() & bundle.files.keys():
-            raise _malformed("an endorsement has the name of the evidence")
-        references = context.anchors.reference_values(self.name)
-        if not references:
-            raise _no_reference(self.name)
-        appraisal = appraise_evidence(
+        files, members = read_entry(entry)
+        appraisal = appraise_field(
             self.name,
-            {**bundle.files, **evidence},
-            anchors=context.anchors.attestation_anchors(self.name),
-            expected=Expectation(
-                report_data=_field(context, entry, bundle), measurements=references
-            ),
+            files,
+            _field(context, entry, members),
+            anchors=context.anchors,
             policy=replace(context.policy, maximum_age_seconds=None),
             at=entry.collected_at,
         )
-        return appraisal, entry.profile == INFERENCE_V1.name
+        return appraisal, members
+
+
+def read_entry(entry: EvidenceEntry) -> tuple[Mapping[str, bytes], Mapping[str, bytes]]:
+    """Return an entry's evidence with its endorsements, and the members of its binding, by name.
+
+    Raises:
+        MalformedError: `malformed-evidence`.
+    """
+    bundle = Bundle.decode(entry.endorsements)
+    main = MAIN_FILES.get(entry.kind)
+    evidence = {main: entry.body} if main else _byte_map(_decode_map(entry.body), MAX_FILES)
+    if evidence.keys() & bundle.files.keys():
+        raise _malformed("an endorsement has the name of the evidence")
+    return {**bundle.files, **evidence}, bundle.members
+
+
+def appraise_field(
+    technology: str,
+    files: Mapping[str, bytes],
+    field: bytes,
+    *,
+    anchors: TrustAnchors,
+    policy: AttestationPolicy,
+    at: int,
+) -> AttestationAppraisal:
+    """Appraise evidence whose guest's field must be `field`, of code that the user knows.
+
+    Args:
+        technology: the kind of the evidence.
+        files: evidence and endorsements by name.
+        field: recomputed from what the evidence is to vouch for.
+        anchors: roots and reference values.
+        policy: what is acceptable.
+        at: the time of judgement, milliseconds since the epoch.
+
+    Raises:
+        VerificationError: `attestation-measurement-mismatch` where there are no reference values.
+    """
+    from verispect.evidence.technologies import appraise_evidence
+
+    references = anchors.reference_values(technology)
+    if not references:
+        raise _no_reference(technology)
+    return appraise_evidence(
+        technology,
+        files,
+        anchors=anchors.attestation_anchors(technology),
+        expected=Expectation(report_data=field, measurements=references),
+        policy=policy,
+        at=at,
+    )
 
 
 AWS_NITRO: Final = partial(AttestedKey, "aws-nitro")
@@ -187,6 +236,21 @@ AMD_SEV_SNP: Final = partial(AttestedKey, "amd-sev-snp")
 CONFIDENTIAL_SPACE: Final = partial(AttestedKey, "gcp-confidential-space")
 TPM_QUOTE: Final = partial(AttestedKey, "tpm2-quote")
 AZURE_VTPM: Final = partial(AttestedKey, "azure-vtpm")
+
+
+_STILL_SEEN: Final = "confidentiality: sizes and times of request and answer are seen on the way"
+
+
+def _why_not_confidential(context: EvidenceContext, members: Mapping[str, bytes]) -> str | None:
+    """Return why good evidence does not show that only the attested code read the request."""
+    statement = context.receipt.unverified_statement
+    if statement.confidential is None:
+        return "confidentiality: the request came in the clear"
+    if members.get("hpke_key_digest") != statement.confidential:
+        return "confidentiality: the evidence is not of the key the request came encrypted to"
+    if statement.model.identity is not ModelIdentity.LOCAL_WEIGHTS:
+        return "confidentiality: an upstream service read the request"
+    return None
 
 
 def _status(check: Check, appraisal: AttestationAppraisal) -> CheckStatus:
@@ -224,11 +288,10 @@ def _check_age(context: EvidenceContext, entry: EvidenceEntry) -> None:
         )
 
 
-def _field(context: EvidenceContext, entry: EvidenceEntry, bundle: Bundle) -> bytes:
+def _field(context: EvidenceContext, entry: EvidenceEntry, members: Mapping[str, bytes]) -> bytes:
     """Recompute the guest's field with the receipt's own key, never with a claimed one."""
     if entry.profile not in (KEY_V1.name, INFERENCE_V1.name):
         raise _unknown_profile(entry.profile)
-    members = dict(bundle.members)
     envelope = context.receipt.envelope
     own = {"receipt_key_id": bytes(envelope.key_id)}
     if entry.profile == INFERENCE_V1.name:
