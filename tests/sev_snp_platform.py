@@ -115,6 +115,7 @@ class Platform:
     report_data: bytes = bytes(range(64))
     measurement: bytes = b"\x11" * 48
     leaf_signer: str = "signer"
+    signer_bits: int = 4096
     leaf_key: object = None
     signing_key: object = None
     root_begin: datetime = BEGIN
@@ -133,7 +134,7 @@ class Platform:
         )
 
     def signer(self) -> bytes:
-        key = rsa_key("signer").public_key()
+        key = rsa_key("signer", self.signer_bits).public_key()
         return certificate("signer", "root", key, rsa_key("root"), ca=self.signer_ca, serial=99)
 
     def leaf(self) -> bytes:
@@ -152,7 +153,7 @@ class Platform:
             "leaf",
             "signer",
             public,
-            rsa_key(self.leaf_signer),
+            rsa_key(self.leaf_signer, self.signer_bits),
             extensions=parts,
             begin=self.leaf_begin,
             end=self.leaf_end,

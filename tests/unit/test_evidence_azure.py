@@ -186,6 +186,12 @@ RUNTIME = 32 + 1184
             Machine(runtime=json.dumps({"keys": [jwk(rsa_key())], "user-data": "00"}).encode()),
             MALFORMED,
         ),
+        (
+            Machine(
+                runtime=json.dumps({"keys": [jwk(rsa_key())], "vm-configuration": []}).encode()
+            ),
+            MALFORMED,
+        ),
     ],
 )
 def test_a_report_out_of_form_is_refused(machine: Machine, reason: Reason) -> None:
@@ -287,6 +293,17 @@ def test_a_tdx_quote_of_another_machine_is_refused() -> None:
     )
     assert appraisal.reason is Reason.ATTESTATION_BINDING_INVALID, appraisal.checks
     assert appraisal.evidence_class is EvidenceClass.HARDWARE
+    assert "another TDREPORT" in appraisal.checks[-1].detail
+    field = bytes.fromhex(appraisal.facts["hardware"]["report_data"])
+    same = td_machine(bytes(128) + field + bytes(1184 - 192))
+    appraisal = appraise_azure(
+        replace(evidence, hcl_report=same),
+        expected=Expectation(nonce=b"nonce"),
+        policy=AttestationPolicy(),
+        at=milliseconds("2025-06-26T21:55:59Z"),
+    )
+    assert appraisal.reason is Reason.ATTESTATION_BINDING_INVALID
+    assert "runtime data" in appraisal.checks[-1].detail
     without = judge(replace(evidence, collateral=None))
     assert without.reason is MALFORMED
     padded = replace(evidence, hcl_report=td_machine(bytes(1183) + b"\1"))
@@ -302,6 +319,12 @@ def test_a_tdx_quote_of_another_machine_is_refused() -> None:
         ({"hcl_report": 5}, MalformedError),
         ({"tpm_quote": []}, MalformedError),
         ({"tpm_quote": {"message": "zz"}}, MalformedError),
+        ({"tpm_quote": {"message": "00", "signature": "00", "pcrs": 5}}, MalformedError),
+        (
+            {"tpm_quote": {"message": "00", "signature": "00", "pcrs": ["00" * 32] * 25}},
+            MalformedError,
+        ),
+        ({"tpm_quote": {"message": "00", "signature": "00", "pcrs": ["00"]}}, MalformedError),
         ({"td_quote": "AAAA"}, Error),
     ],
 )
@@ -326,6 +349,12 @@ def test_the_layouts_carry_the_same_evidence() -> None:
     assert read_bundle(json.dumps(zero).encode()) == evidence
     one = json.loads(read_vector("azure/snp_v2.json")) | {"version": 1}
     assert read_bundle(json.dumps(one).encode()) == evidence
-    for spoiled in ({"report": [256]}, {"report": [True]}, {"vcek": pem * 2}, {"vcek": "no"}):
+    for spoiled in (
+        {"report": [256]},
+        {"report": [True]},
+        {"vcek": pem * 2},
+        {"vcek": "no"},
+        {"vcek": 5},
+    ):
         with pytest.raises(MalformedError):
             read_bundle(json.dumps(zero | spoiled).encode())

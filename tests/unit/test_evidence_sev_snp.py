@@ -176,6 +176,7 @@ def test_report_and_certificate_are_of_one_generation(platform: Platform, reason
     [
         (Platform(leaf_signer="somebody"), Reason.ATTESTATION_SIGNATURE_INVALID),
         (Platform(salt=32), Reason.UNSUPPORTED_ALGORITHM),
+        (Platform(signer_bits=3072), Reason.UNSUPPORTED_ALGORITHM),
         (Platform(signer_ca=False), Reason.ATTESTATION_ROOT_UNTRUSTED),
     ],
 )
@@ -244,6 +245,8 @@ def test_revocation_may_be_required() -> None:
     assert required.verdict is AttestationVerdict.REJECT
     junk = judge(Platform().evidence(revocation_list=b"\x30\x00"))
     assert junk.reason is MALFORMED
+    large = judge(Platform().evidence(revocation_list=bytes(256 * 1024 + 1)))
+    assert "too large" in large.checks[-1].detail
 
 
 @pytest.mark.parametrize(

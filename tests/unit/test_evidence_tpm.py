@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
@@ -242,6 +243,42 @@ def test_a_required_register_must_be_quoted(
 def test_a_key_that_is_none_is_malformed(key: bytes) -> None:
     """Bytes that are no key are refused as such."""
     assert judge(MadeQuote().evidence(ak=key)).reason is MALFORMED
+
+
+def test_what_is_too_large_or_of_another_kind_is_named() -> None:
+    """Sizes have limits, and keys, curves, ciphers and names of other kinds are told apart."""
+    large = b"-----BEGIN" + bytes(3000)
+    assert "too large" in judge(MadeQuote().evidence(ak=large)).checks[-1].detail
+    assert "2048" in judge(MadeQuote().evidence(quote=bytes(3000))).checks[-1].detail
+    other = Ed25519PrivateKey.generate().public_key().public_bytes(*_SPKI)
+    assert judge(MadeQuote().evidence(ak=other)).reason is Reason.UNSUPPORTED_ALGORITHM
+    area, storage = ecc_area(ecc_key()), endorsement_area(ecc_key("ek"))
+    for spoiled in (
+        b"\x00\x08" + area[2:],  # A keyed hash.
+        area[:16] + b"\x00\x20" + area[18:],  # Another curve.
+        storage[:42] + b"\x00\x26" + storage[44:],  # Camellia.
+    ):
+        with pytest.raises(UnsupportedError):
+            parse_public(spoiled)
+    with pytest.raises(UnsupportedError):
+        _ = parse_public(area[:2] + b"\x00\x0c" + area[4:]).name
+    wide = parse_public(_p384_area(storage))
+    with pytest.raises(UnsupportedError):
+        make_credential(wide, b"name", secret=b"s", seed=bytes(32))
+    selection = MadeQuote(selection=struct.pack(">IHB", 1, 0x000B, 9) + bytes(9))
+    assert "no TPM has" in judge(selection.evidence()).checks[-1].detail
+    path = (b"junk",) * 11
+    unread = judge(MadeQuote().evidence(ak_certificates=path))
+    assert any(line.startswith("certificates") for line in unread.not_checked)
+    refused = judge(MadeQuote().evidence(ak_certificates=path), anchors=())
+    assert "2 to 10" in refused.checks[-1].detail
+
+
+def _p384_area(storage: bytes) -> bytes:
+    """Return the area of a storage key on P-384."""
+    numbers = ec.generate_private_key(ec.SECP384R1()).public_key().public_numbers()
+    point = b"".join(sized(n.to_bytes(48, "big")) for n in (numbers.x, numbers.y))
+    return storage[:50] + b"\x00\x04" + storage[52:54] + point
 
 
 def test_a_public_area_must_state_its_own_size() -> None:

@@ -213,17 +213,17 @@ class _Appraiser:
 
     # 3
     def _check_binding(self) -> None:
-        wanted = sha256(self._report.runtime_data).ljust(_FIELD_BYTES, b"\0").hex()
-        if self._hardware.facts.get("report_data") != wanted:
+        found = self._hardware.facts.get("report_data")
+        if self._report.kind is HardwareKind.TDX and self._report.td_report_data.hex() != found:
+            self._examination.fail(
+                "binding",
+                "the TDX quote is of another TDREPORT",
+                Reason.ATTESTATION_BINDING_INVALID,
+            )
+        if found != sha256(self._report.runtime_data).ljust(_FIELD_BYTES, b"\0").hex():
             self._examination.fail(
                 "binding",
                 "the hardware's field is not the digest of the runtime data",
-                Reason.ATTESTATION_BINDING_INVALID,
-            )
-        if self._report.kind is HardwareKind.TDX and self._report.td_report_data.hex() != wanted:
-            self._examination.fail(
-                "binding",
-                "the TDREPORT's field is not the digest of the runtime data",
                 Reason.ATTESTATION_BINDING_INVALID,
             )
         self._examination.not_checked.append(

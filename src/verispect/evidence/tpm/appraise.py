@@ -169,6 +169,8 @@ class _Appraiser:
         )
         if anchor is None:
             anchor = self._anchor_by_certificate()
+        elif self._evidence.ak_certificates:
+            self._examination.not_checked.append("certificates: the key is an anchor itself")
         self._examination.evidence_class = anchor.evidence_class
         self._examination.facts["anchor"] = anchor.label
         self._examination.passed("trust", f"attestation key under {anchor.label}")
