@@ -56,6 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     import uvicorn
 
+    from verispect.evidence.attestation import EvidenceClass
     from verispect.gateway.connection import make_protocol
     from verispect.gateway.limits import Limits
     from verispect.gateway.service import (
@@ -97,6 +98,11 @@ def run(arguments: argparse.Namespace) -> int:
             parameter="registry",
         )
     print(f"verispect: serving {', '.join(names)}", file=sys.stderr)
+    if (attestation := service.recorder.attestation) is not None:
+        # On every start, in capitals where it is not hardware: nobody takes one for the other.
+        word = attestation.evidence_class.value
+        word = word if attestation.evidence_class is EvidenceClass.HARDWARE else word.upper()
+        print(f"verispect: attesting the signing key, evidence class {word}", file=sys.stderr)
     shown = f"[{host}]" if ":" in host else host
     print(f"verispect: listening on http://{shown}:{port}", flush=True)
     if arguments.workers > 1:

@@ -140,6 +140,8 @@ async def infer(
             "verispect_receipt_id": issued.receipt_id,
             "verispect_receipt": to_base64url(issued.receipt),
             "verispect_inference": inference.identifier,
+            # Some clients of this protocol never show a response's headers.
+            "verispect_opening_key": inference.opening_key,
         },
         outputs=rendered,
     )

@@ -212,8 +212,13 @@ class Inference:
         """
         return [
             ("verispect-inference", self.identifier),
-            ("verispect-opening-key", self._recorder.opening_key(self._id)),
+            ("verispect-opening-key", self.opening_key),
         ]
+
+    @property
+    def opening_key(self) -> str:
+        """The bearer key with which the openings are fetched; it is the caller's alone."""
+        return self._recorder.opening_key(self._id)
 
     def with_defaults(self, sampling: Sampling) -> Sampling:
         """Return `sampling` with the defaults of the model's manifest where it does not say."""
