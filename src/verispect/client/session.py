@@ -3,6 +3,8 @@
 Every request carries a fresh nonce. What was sent and what was shown is compared with what was
 committed to, the stream's chunks with the signed chain, and the receipt with the caller's own
 trusted root and policy. An answer that does not verify is an exception, never a warning.
+
+With a `ConfidentialChannel` requests are sent encrypted to an attested key, or not at all.
 """
 
 from __future__ import annotations
@@ -11,22 +13,34 @@ import json
 import os
 import re
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Final, NoReturn, Self
+from typing import Any, Final, Self
 
 import httpx
 
 from verispect.appraisal.asked import expect, read_request
-from verispect.appraisal.event_stream import EventReader
 from verispect.appraisal.policy import PRESETS, AssurancePolicy
 from verispect.appraisal.result import VerifiedReceipt
 from verispect.appraisal.transcript import MAX_ANSWER_BYTES, Answer, read_answer
 from verispect.appraisal.trusted_root import TrustedRoot
 from verispect.appraisal.verifier import Verifier
+from verispect.client.confidential import (
+    MAX_ATTESTATION_BYTES,
+    NONCE_BYTES,
+    ConfidentialChannel,
+    GatewayKey,
+    SealedRequest,
+    requires_attestation,
+    seal_request,
+)
+from verispect.client.reading import read_pieces, refuse
+from verispect.core.claims import Claim, Source
 from verispect.core.commitments import MAX_OPENINGS_BYTES, Opening, Part, decode_openings
-from verispect.core.encoding import from_hex, to_base64url
+from verispect.core.confidential import REQUEST_TYPE
+from verispect.core.encoding import Digest, from_hex, to_base64url
 from verispect.core.errors import (
     MalformedError,
     NetworkError,
@@ -37,13 +51,10 @@ from verispect.core.errors import (
 )
 from verispect.core.receipt import InferenceReceipt
 
-_NONCE_BYTES: Final = 16
-_MAX_ERROR_CHARACTERS: Final = 300
-_MAX_ERROR_BYTES: Final = 64 * 1024
+_OWN_NONCE_BYTES: Final = 16
 _MAX_RECEIPT_BYTES: Final = 64 * 1024 * 1024
 _INFERENCE: Final = re.compile(r"[0-9a-f]{32}")
 _OPENING_KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_TRY_LATER: Final = (httpx.codes.REQUEST_TIMEOUT, httpx.codes.TOO_MANY_REQUESTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +68,8 @@ class Exchange:
     nonce: bytes
     assurance: str
     """The word with which assurance was asked for."""
+    confidential: Digest | None = None
+    """Digest of the key to which the request was sent encrypted."""
 
     @property
     def answer(self) -> Answer:
@@ -74,6 +87,7 @@ class GatewayClient:
     Args:
         url: for example `http://127.0.0.1:8402`.
         timeout_seconds: longest silence of the gateway.
+        confidential: encrypt requests to a key that it lets through.
         transport: for tests and special networks.
 
     Raises:
@@ -85,8 +99,11 @@ class GatewayClient:
         url: str,
         *,
         timeout_seconds: float = 120.0,
+        confidential: ConfidentialChannel | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        self._confidential = confidential
+        self._key: GatewayKey | None = None
         try:
             self._http = httpx.Client(
                 base_url=url, timeout=timeout_seconds, follow_redirects=False, transport=transport
@@ -149,17 +166,21 @@ class GatewayClient:
         lane: str = "throughput",
         on_text: Callable[[str], None] = lambda _text: None,
     ) -> Exchange:
-        """Send one request to `path`; see `chat`."""
-        nonce = os.urandom(_NONCE_BYTES)
+        """Send one request to `path`; see `chat`.
+
+        Raises:
+            VerificationError: nothing was sent, because no good evidence vouches for the gateway's
+                key; or an encrypted answer was cut or changed.
+        """
+        nonce = os.urandom(_OWN_NONCE_BYTES)
         headers = {
-            "content-type": "application/json",
             "verispect-assurance": assurance,
             "verispect-lane": lane,
             "verispect-nonce": to_base64url(nonce),
         }
         try:
             request = json.dumps(body, ensure_ascii=False).encode()
-            head, received = self._send("POST", path, request, headers, MAX_ANSWER_BYTES, on_text)
+            sealed, head, received = self._ask(path, request, headers, on_text)
         except (UnicodeEncodeError, httpx.InvalidURL) as error:
             raise RequestError("the request holds text that cannot be sent") from error
         inference = head.get("verispect-inference", "")
@@ -175,7 +196,60 @@ class GatewayClient:
             {"verispect-opening-key": opening_key},
             MAX_OPENINGS_BYTES,
         )
-        return Exchange(request, received, receipt, openings, nonce, assurance)
+        if sealed is None:
+            return Exchange(request, received, receipt, openings, nonce, assurance)
+        openings = sealed.open_openings(openings, inference)
+        return Exchange(request, received, receipt, openings, nonce, assurance, sealed.key_digest)
+
+    def _ask(
+        self,
+        path: str,
+        request: bytes,
+        headers: Mapping[str, str],
+        on_text: Callable[[str], None],
+    ) -> tuple[SealedRequest | None, Mapping[str, str], bytes]:
+        """Send a request in the way that the caller chose."""
+        if self._confidential is not None:
+            return self._ask_confidentially(self._confidential, path, request, headers, on_text)
+        in_the_clear = {**headers, "content-type": "application/json"}
+        head, received = self._send("POST", path, request, in_the_clear, MAX_ANSWER_BYTES, on_text)
+        return None, head, received
+
+    def _ask_confidentially(
+        self,
+        channel: ConfidentialChannel,
+        path: str,
+        request: bytes,
+        headers: Mapping[str, str],
+        on_text: Callable[[str], None],
+    ) -> tuple[SealedRequest, Mapping[str, str], bytes]:
+        asked = PRESETS.get(headers["verispect-assurance"])
+        if asked is None or not requires_attestation(asked):
+            raise RequestError(
+                "a confidential request asks for an attested assurance", parameter="assurance"
+            )
+        renewed = self._key is None
+        if self._key is None:
+            self._key = self._attested_key(channel)
+        while True:
+            sealed = seal_request(self._key, path, request, headers, now=channel.clock())
+            with self._stream("POST", path, sealed.body, {"content-type": REQUEST_TYPE}) as answer:
+                if answer.status_code == httpx.codes.OK:
+                    head, pieces = sealed.open_answer(answer.iter_raw())
+                    if head.status != httpx.codes.OK:
+                        refuse(head.status, pieces)
+                    received = read_pieces(pieces, head.content_type, MAX_ANSWER_BYTES, on_text)
+                    return sealed, dict(head.headers), received
+                if answer.status_code != httpx.codes.UNPROCESSABLE_ENTITY or renewed:
+                    refuse(answer.status_code, answer.iter_raw())
+            # The gateway was restarted: its new key must be vouched for as the old one was.
+            self._key, renewed = self._attested_key(channel), True
+
+    def _attested_key(self, channel: ConfidentialChannel) -> GatewayKey:
+        nonce = os.urandom(NONCE_BYTES)
+        where = f"/v1/attestation?nonce={to_base64url(nonce)}"
+        _, document = self._send("GET", where, b"", {}, MAX_ATTESTATION_BYTES)
+        return channel.check_key(document, nonce)
 
     def _send(
         self,
@@ -186,13 +260,21 @@ class GatewayClient:
         limit: int,
         on_text: Callable[[str], None] | None = None,
     ) -> tuple[httpx.Headers, bytes]:
+        with self._stream(method, path, content, headers) as response:
+            if response.status_code != httpx.codes.OK:
+                refuse(response.status_code, response.iter_raw())
+            kind = response.headers.get("content-type", "")
+            return response.headers, read_pieces(response.iter_raw(), kind, limit, on_text)
+
+    @contextmanager
+    def _stream(
+        self, method: str, path: str, content: bytes, headers: Mapping[str, str]
+    ) -> Iterator[httpx.Response]:
         # Nothing compressed: a few bytes could become more than there is memory.
         all_headers = {**headers, "accept-encoding": "identity"}
         try:
             with self._http.stream(method, path, content=content, headers=all_headers) as response:
-                if response.status_code != httpx.codes.OK:
-                    _refuse(response)
-                return response.headers, _read(response, limit, on_text)
+                yield response
         except httpx.HTTPError as error:
             raise NetworkError(
                 f"the gateway did not answer: {type(error).__name__}",
@@ -236,9 +318,25 @@ def verify_exchange(
         nonce=exchange.nonce,
         assurance=required.digest(),
     )
-    return Verifier(trusted_root).verify(
+    verified = Verifier(trusted_root).verify(
         receipt, opened=exchange.opened(), policy=policy, now=now, expected=expected
     )
+    if exchange.confidential is not None:
+        _check_confidential(verified, exchange.confidential)
+    return verified
+
+
+def _check_confidential(verified: VerifiedReceipt, key: Digest) -> None:
+    if verified.statement.confidential != key:
+        raise VerificationError(
+            "the statement does not name the key the request was encrypted to",
+            reason=Reason.CONTENT_MISMATCH,
+        )
+    if Source.HARDWARE not in verified.result.claims[Claim.CONFIDENTIALITY]:
+        raise VerificationError(
+            "the receipt's evidence does not show that the request was confidential",
+            reason=Reason.POLICY_UNMET,
+        )
 
 
 def _is_same(data: bytes, receipt: InferenceReceipt) -> bool:
@@ -252,52 +350,3 @@ def _is_same(data: bytes, receipt: InferenceReceipt) -> bool:
 def now_milliseconds() -> int:
     """Return this machine's time, milliseconds since the epoch."""
     return time.time_ns() // 1_000_000
-
-
-def _read(response: httpx.Response, limit: int, on_text: Callable[[str], None] | None) -> bytes:
-    pieces: list[bytes] = []
-    size = 0
-    is_stream = response.headers.get("content-type", "").startswith("text/event-stream")
-    reader = EventReader()
-    for piece in response.iter_raw():
-        pieces.append(piece)
-        size += len(piece)
-        if size > limit:
-            raise NetworkError("the gateway sent too much", reason=Reason.TOO_LARGE)
-        if on_text is not None and is_stream:
-            for event in reader.feed(piece):
-                _show(event, on_text)
-    received = b"".join(pieces)
-    if on_text is not None and not is_stream:
-        for text in read_answer(received).parts.get(Part.OUTPUT, []):
-            if isinstance(text, str):
-                on_text(text)
-    return received
-
-
-def _show(event: bytes, on_text: Callable[[str], None]) -> None:
-    try:
-        for choice in json.loads(event).get("choices", []):
-            text = choice.get("delta", {}).get("content")
-            if isinstance(text, str) and text:
-                on_text(text)
-    except (ValueError, AttributeError, TypeError, RecursionError):
-        return  # Shown as it comes; whether it is right is decided on the whole.
-
-
-def _refuse(response: httpx.Response) -> NoReturn:
-    status = response.status_code
-    body = b""
-    for piece in response.iter_raw():
-        body += piece[:_MAX_ERROR_BYTES]
-        if len(body) >= _MAX_ERROR_BYTES:
-            break
-    try:
-        message = str(json.loads(body)["error"]["message"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        message = "no message"
-    shown = "".join(c for c in message[:_MAX_ERROR_CHARACTERS] if c.isprintable())
-    told = f"the gateway answered {status}: {shown}"
-    if httpx.codes.is_client_error(status) and status not in _TRY_LATER:
-        raise RequestError(told)
-    raise NetworkError(told, reason=Reason.NETWORK_FAILED)
