@@ -17,7 +17,7 @@ Conventions, for `README.md` and `docs/guides/*.md`:
 
 `script_of` puts all that is to be run in one file's order into one bash script. It runs in an empty
 working directory, with `VERISPECT_HOME` set to a folder of its own, and with `verispect` and
-`python` of one environment first in `PATH`. The port 8402 is replaced by the one that is given.
+`python` of one environment first in `PATH`. The ports 8402 and 8403 are replaced by those given.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
-SHOWN_PORT: Final = "8402"
+SHOWN_PORTS: Final = ("8402", "8403")
 
 _START: Final = re.compile(r"^(?:```(?P<fenced>[a-z]+)|<!-- (?P<hidden>console|python)\s*)$")
 _FILE: Final = re.compile(r"^<!-- file: (?P<name>[a-z0-9.-]+) -->$")
@@ -82,7 +82,7 @@ def blocks(path: Path) -> Iterator[Block]:
         number = end + 1
 
 
-def script_of(path: Path, *, port: int) -> str:
+def script_of(path: Path, *, ports: tuple[int, int]) -> str:
     """Return the bash script that runs everything runnable of a file."""
     lines = ["set -euo pipefail", "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT"]
     for block in blocks(path):
@@ -93,7 +93,9 @@ def script_of(path: Path, *, port: int) -> str:
             lines.append(f"python -c {shlex.quote(block.text)}")
         elif block.kind == "console":
             lines += _console(block)
-    return "\n".join(lines).replace(SHOWN_PORT, str(port)) + "\n"
+    shown = dict(zip(SHOWN_PORTS, map(str, ports), strict=True))
+    # In one pass: a port that is given may have the number of another that is shown.
+    return re.sub("|".join(shown), lambda found: shown[found[0]], "\n".join(lines)) + "\n"
 
 
 def _console(block: Block) -> Iterator[str]:

@@ -57,7 +57,7 @@ def test_the_documentation_shows_commands_at_all() -> None:
 @pytest.mark.parametrize("path", documents(), ids=_name)
 def test_each_document_becomes_a_script_that_bash_can_read(path: Path) -> None:
     """What will be run is well-formed, its Python blocks included."""
-    script = script_of(path, port=1)
+    script = script_of(path, ports=(1, 2))
     subprocess.run(["bash", "-n"], input=script, text=True, check=True, timeout=30)
     for block in blocks(path):
         assert block.kind in _LANGUAGES, f"{path.name}:{block.line}"

@@ -19,8 +19,11 @@ _SECONDS = 300
 @pytest.mark.parametrize("document", documents(), ids=lambda path: path.name)
 def test_each_document_runs_from_top_to_bottom(document: Path, tmp_path: Path) -> None:
     """A reader who types what is shown, in an empty folder, meets no error."""
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    with (
+        socket.create_server(("127.0.0.1", 0)) as first,
+        socket.create_server(("127.0.0.1", 0)) as second,
+    ):
+        ports = first.getsockname()[1], second.getsockname()[1]
     search_path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = {**os.environ, "PATH": search_path, "OMP_NUM_THREADS": "1"}
     environment.pop("VERISPECT_HOME", None)
@@ -30,7 +33,7 @@ def test_each_document_runs_from_top_to_bottom(document: Path, tmp_path: Path) -
     with log.open("wb") as output:
         # To a file: a server left behind would hold a pipe open and hang the test.
         outcome = subprocess.run(
-            ["bash", "-c", script_of(document, port=port)],
+            ["bash", "-c", script_of(document, ports=ports)],
             cwd=work,
             env=environment,
             stdin=subprocess.DEVNULL,
