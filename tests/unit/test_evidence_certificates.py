@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
+
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from nitro_forgery import LEAF, NOW, PATH, ROOT, ZONE, Forger, Link, build, changed
@@ -157,3 +161,27 @@ def test_names_in_messages_are_short_and_printable() -> None:
     links = (*PATH[:LEAF], Link("\x1b[2J" + "x" * 50, ca=False))
     leaf = load_certificate(build(links)[0][LEAF])
     assert leaf.label.isprintable()
+
+
+def test_a_certificate_with_an_unusual_name_is_malformed_not_an_accident() -> None:
+    """An alternative name of a kind that the library does not read is refused like bad bytes."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "unusual")])
+    start = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    edi_party_name = bytes.fromhex("3006a504a1020c00")
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(start)
+        .not_valid_after(start + datetime.timedelta(days=1))
+        .add_extension(
+            x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.17"), edi_party_name),
+            critical=False,
+        )
+        .sign(key, hashes.SHA256())
+    )
+    with pytest.raises(MalformedError):
+        load_certificate(certificate.public_bytes(Encoding.DER))

@@ -118,7 +118,13 @@ def _load(der: bytes) -> Certificate:
         raise UnsupportedError(
             "a certificate's key is of an unknown kind", reason=Reason.UNSUPPORTED_ALGORITHM
         ) from error
-    except (ValueError, TypeError, x509.InvalidVersion, x509.DuplicateExtension) as error:
+    except (
+        ValueError,
+        TypeError,
+        x509.InvalidVersion,
+        x509.DuplicateExtension,
+        x509.UnsupportedGeneralNameType,
+    ) as error:
         raise MalformedError(
             "not an X.509 certificate", reason=Reason.MALFORMED_EVIDENCE
         ) from error

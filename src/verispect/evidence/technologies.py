@@ -198,8 +198,15 @@ def _tpm(files: Files, question: Question) -> AttestationAppraisal:
 def _azure(files: Files, question: Question) -> AttestationAppraisal:
     from verispect.evidence import azure as module
 
+    evidence = module.read_bundle(files["bundle"], collateral=files.get("collateral"))
+    evidence = dataclasses.replace(
+        evidence,
+        signer=files.get("ask"),
+        root=files.get("ark"),
+        revocation_list=files.get("crl"),
+    )
     return module.appraise_azure(
-        module.read_bundle(files["bundle"], collateral=files.get("collateral")),
+        evidence,
         anchors=module.GENUINE_ANCHORS if question.anchors is None else question.anchors,
         expected=question.expected,
         policy=question.policy,
@@ -215,7 +222,7 @@ TECHNOLOGIES: Final[Mapping[str, Technology]] = MappingProxyType(
             Technology("intel-tdx", (("quote", "collateral"),), (), _dcap),
             Technology("intel-sgx", (("quote", "collateral"),), (), _dcap),
             Technology("amd-sev-snp", (("report", "cert"),), ("ask", "ark", "crl"), _sev_snp),
-            Technology("azure-vtpm", (("bundle",),), ("collateral",), _azure),
+            Technology("azure-vtpm", (("bundle",),), ("collateral", "ask", "ark", "crl"), _azure),
             Technology(
                 "nvidia-gpu",
                 (("evidence",), ("report", "chain")),
