@@ -13,6 +13,9 @@ from verispect.core.encoding import to_base64url
 from verispect.core.errors import Error, RequestError
 
 if TYPE_CHECKING:
+    from verispect.appraisal.policy import AssurancePolicy
+    from verispect.appraisal.trusted_root import TrustedRoot
+    from verispect.client.confidential import ConfidentialChannel
     from verispect.client.session import Exchange
 
 _WHOLE: Final = frozenset({"stop", "tool_calls"})
@@ -43,13 +46,18 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--unsafe-no-verify", action="store_true", help="do not check the answer at all"
     )
     parser.add_argument(
+        "--confidential",
+        action="store_true",
+        help="encrypt the request to the gateway's attested key, or send nothing",
+    )
+    parser.add_argument(
         "--save", type=Path, metavar="DIR", help="keep request, response, receipt and openings"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the subcommand and return its exit code."""
-    from verispect.client.session import GatewayClient, now_milliseconds, verify_exchange
+    from verispect.client.session import GatewayClient
 
     prompt = _prompt(arguments.prompt)
     if not prompt:
@@ -60,7 +68,8 @@ def run(arguments: argparse.Namespace) -> int:
     # Read first: a typing mistake must not cost an inference.
     policy = read_policy(arguments.policy)
     root = None if arguments.trusted_root is None else read_trusted_root(arguments.trusted_root)
-    with GatewayClient(arguments.url) as client:
+    channel = _channel(root, policy) if arguments.confidential else None
+    with GatewayClient(arguments.url, confidential=channel) as client:
         exchange = client.chat(
             arguments.model,
             messages,
@@ -76,6 +85,21 @@ def run(arguments: argparse.Namespace) -> int:
     if root is None:
         print("UNVERIFIED: --unsafe-no-verify was given", file=sys.stderr)
         return EXIT_DONE
+    return _tell_verdict(exchange, root, policy)
+
+
+def _channel(root: TrustedRoot | None, policy: AssurancePolicy) -> ConfidentialChannel:
+    from verispect.client.confidential import ConfidentialChannel
+
+    if root is None:
+        raise RequestError("--confidential needs --trusted-root", parameter="trusted-root")
+    return ConfidentialChannel(root, policy)
+
+
+def _tell_verdict(exchange: Exchange, root: TrustedRoot, policy: AssurancePolicy) -> int:
+    """Verify the exchange, say what was found, and return the exit code."""
+    from verispect.client.session import now_milliseconds, verify_exchange
+
     try:
         verified = verify_exchange(
             exchange, trusted_root=root, policy=policy, now=now_milliseconds()
@@ -85,6 +109,8 @@ def run(arguments: argparse.Namespace) -> int:
     result = verified.result
     print(f"OK: verified under policy {policy.name}", file=sys.stderr)
     print(f"    receipt {result.receipt_id.hex()}", file=sys.stderr)
+    if exchange.confidential is not None:
+        print("    confidential: encrypted to the attested key", file=sys.stderr)
     for reason in verified.statement.finish_reasons:
         if reason not in _WHOLE:
             print(f"    the answer is not whole: {reason}", file=sys.stderr)
