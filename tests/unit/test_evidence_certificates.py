@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 
 import pytest
 from cryptography import x509
@@ -167,7 +167,7 @@ def test_a_certificate_with_an_unusual_name_is_malformed_not_an_accident() -> No
     """An alternative name of a kind that the library does not read is refused like bad bytes."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "unusual")])
-    start = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    start = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     edi_party_name = bytes.fromhex("3006a504a1020c00")
     certificate = (
         x509.CertificateBuilder()
@@ -176,7 +176,7 @@ def test_a_certificate_with_an_unusual_name_is_malformed_not_an_accident() -> No
         .public_key(key.public_key())
         .serial_number(1)
         .not_valid_before(start)
-        .not_valid_after(start + datetime.timedelta(days=1))
+        .not_valid_after(start + dt.timedelta(days=1))
         .add_extension(
             x509.UnrecognizedExtension(x509.ObjectIdentifier("2.5.29.17"), edi_party_name),
             critical=False,
