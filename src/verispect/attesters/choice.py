@@ -1,8 +1,8 @@
 """Which attester a server runs, by the word its operator gives.
 
     nitro              AWS Nitro Enclaves, through /dev/nsm
-    tdx                an Intel TDX guest, through configfs
-    sev-snp            an AMD SEV-SNP guest, through configfs
+    tdx[:URL]          an Intel TDX guest, through configfs; collateral from Intel, or a PCCS at URL
+    sev-snp[:URL]      an AMD SEV-SNP guest, through configfs; certificates from AMD, or from URL
     tpm:TCTI           a TPM 2.0, for example tpm:device:/dev/tpmrm0
     software-tpm:TCTI  a software TPM: real formats, no protection by hardware
     development:DIR    an emulated enclave under a CA in DIR, made there at first use
@@ -12,7 +12,10 @@ The word also says which preset is offered. What a verifier finds is decided by 
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from verispect.attesters.interface import Attester
@@ -37,10 +40,16 @@ def make_attester(choice: str, state: Path) -> tuple[Attester, EvidenceClass]:
         from verispect.attesters.nitro import NitroAttester
 
         return NitroAttester(), EvidenceClass.HARDWARE
-    if choice in ("tdx", "sev-snp"):
-        from verispect.attesters.tsm_report import SevSnpAttester, TdxAttester
+    if word == "tdx":
+        from verispect.attesters.tsm_report import TdxAttester
 
-        return (TdxAttester() if choice == "tdx" else SevSnpAttester()), EvidenceClass.HARDWARE
+        endorse = _endorser("intel-tdx", "quote", detail, state)
+        return TdxAttester(endorse=endorse), EvidenceClass.HARDWARE
+    if word == "sev-snp":
+        from verispect.attesters.tsm_report import SevSnpAttester
+
+        endorse = _endorser("amd-sev-snp", "report", detail, state)
+        return SevSnpAttester(endorse=endorse), EvidenceClass.HARDWARE
     if word in ("tpm", "software-tpm") and detail:
         from verispect.attesters.tpm import TpmAttester
 
@@ -49,9 +58,35 @@ def make_attester(choice: str, state: Path) -> tuple[Attester, EvidenceClass]:
     if word == "development" and detail:
         return _development(Path(detail)), EvidenceClass.DEVELOPMENT
     raise AttesterError(
-        "expected nitro, tdx, sev-snp, tpm:TCTI, software-tpm:TCTI or development:DIR",
+        "expected nitro, tdx[:URL], sev-snp[:URL], tpm:TCTI, software-tpm:TCTI or development:DIR",
         reason=Reason.ATTESTER_UNAVAILABLE,
     )
+
+
+def _endorser(
+    technology: str, main: str, url: str, state: Path
+) -> Callable[[bytes], Mapping[str, bytes]]:
+    """Return what fetches the endorsements of one piece of evidence, keeping them in `state`."""
+    from verispect.attesters.endorsements.amd_kds import AmdKdsFetcher
+    from verispect.attesters.endorsements.cache import EndorsementCache
+    from verispect.attesters.endorsements.intel_pcs import IntelPcsFetcher
+    from verispect.attesters.endorsements.retrieval import Retriever
+
+    async def fetch(body: bytes) -> Mapping[str, bytes]:
+        async with Retriever(EndorsementCache(state / "endorsements")) as retriever:
+            if technology == "amd-sev-snp":
+                amd = AmdKdsFetcher(retriever, url) if url else AmdKdsFetcher(retriever)
+                return await amd.fetch({main: body})
+            if url:
+                return await IntelPcsFetcher.of_pccs(retriever, technology, url).fetch({main: body})
+            return await IntelPcsFetcher(retriever, technology).fetch({main: body})
+
+    def endorse(body: bytes) -> Mapping[str, bytes]:
+        # A loop may be running here, and attesters are not asynchronous: ask on another thread.
+        with ThreadPoolExecutor(1, thread_name_prefix="endorsements") as executor:
+            return executor.submit(lambda: asyncio.run(fetch(body))).result()
+
+    return endorse
 
 
 def _development(directory: Path) -> Attester:
