@@ -20,6 +20,7 @@ from verispect.appraisal.policy import SIGNED
 from verispect.appraisal.result import VerifiedReceipt
 from verispect.appraisal.trusted_root import TrustedRoot
 from verispect.appraisal.verifier import Expected, Verifier
+from verispect.attesters.interface import Attester
 from verispect.attesters.signer import Issuer
 from verispect.core.commitments import decode_openings
 from verispect.core.encoding import from_base64url, sha256
@@ -28,7 +29,11 @@ from verispect.core.receipt import InferenceReceipt
 from verispect.core.statement import Determinism, ModelIdentity
 from verispect.core.stream import StreamChain
 from verispect.engines.interface import Lane, LanguageModel, TensorModel
+from verispect.evidence.attestation import EvidenceClass
 from verispect.gateway.app import create_app
+from verispect.gateway.attestation import KeyAttestation
+from verispect.gateway.confidential import ConfidentialDoor
+from verispect.gateway.limits import Limits
 from verispect.gateway.published import PublishedRecords
 from verispect.gateway.recording import Recorder
 from verispect.gateway.response_store import ResponseStore
@@ -128,12 +133,42 @@ def chain_of(inference: str, payloads: list[bytes]) -> Any:
 
 @contextmanager
 def run_gateway(
-    directory: Path, model: EchoLanguageModel, *, with_responses: bool = True
+    directory: Path,
+    model: EchoLanguageModel,
+    *,
+    with_responses: bool = True,
+    attester: Attester | None = None,
+    limits: Limits | None = None,
 ) -> Iterator[RunningGateway]:
-    """Serve on a free loopback port until the block ends."""
-    issuer = Issuer.create(directory / "keys", name="tests", development=False, now=0)
+    """Serve on a free loopback port until the block ends.
+
+    Args:
+        directory: for keys, receipts and what else is kept.
+        model: what answers.
+        with_responses: whether responses may be stored.
+        attester: vouches for the signing key, as development evidence, and for a key of this run
+            to which requests can be encrypted.
+        limits: other limits than the usual.
+    """
+    limits = limits or Limits()
+    keys = directory / "keys"
+    # A gateway that is run again in one directory is the same issuer.
+    if keys.exists():
+        issuer = Issuer.load(keys)
+    else:
+        issuer = Issuer.create(keys, name="tests", development=False, now=0)
     store = ReceiptStore.open(directory / "receipts", issuer_key_id=issuer.signer.public_key.key_id)
     responses = ResponseStore(directory / "responses.sqlite") if with_responses else None
+    door = attestation = None
+    if attester is not None:
+        door = ConfidentialDoor(limits)
+        attestation = KeyAttestation(
+            attester,
+            EvidenceClass.DEVELOPMENT,
+            issuer.signer.public_key.key_id,
+            directory / "evidence",
+            hpke_key_digest=door.key_digest,
+        )
     state = GatewayState(
         pool=EchoPool(model),
         recorder=Recorder(
@@ -141,8 +176,11 @@ def run_gateway(
             store,
             opening_secret=os.urandom(32),
             published=PublishedRecords(directory / "records"),
+            attestation=attestation,
         ),
         responses=responses,
+        limits=limits,
+        confidential=door,
     )
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(
