@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import ssl
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -39,6 +40,8 @@ MAX_HEADER_CHARACTERS: Final = 32 * 1024
 
 USER_AGENT: Final = "verispect"
 
+_NAME: Final = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,251}[A-Za-z0-9_.])?")
+_MAX_PORT: Final = 65535
 _OK: Final = 200
 _NOT_FOUND: Final = 404
 _TOO_MANY_REQUESTS: Final = 429
@@ -277,11 +280,20 @@ def base_address(text: str) -> str:
         url = httpx.URL(text)
     except (httpx.InvalidURL, TypeError, ValueError):
         url = httpx.URL("")
-    if not url.host or url.userinfo or url.query or url.fragment:
+    named = _is_host(url.raw_host.decode("ascii", "replace")) and (url.port or 0) <= _MAX_PORT
+    if not named or url.userinfo or url.query or url.fragment:
         raise RequestError("the service's address is not a URL", parameter="base_url")
     if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(url.host)):
         raise RequestError("the service's address is not https", parameter="base_url")
     return str(url).rstrip("/")
+
+
+def _is_host(host: str) -> bool:
+    # Names that httpx lets pass and no resolver knows would fail with errors that are not ours.
+    try:
+        return bool(ipaddress.ip_address(host))
+    except ValueError:
+        return _NAME.fullmatch(host) is not None
 
 
 def _is_loopback(host: str) -> bool:
