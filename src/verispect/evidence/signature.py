@@ -22,9 +22,12 @@ _ASSERTED: Final = frozenset({Source.ASSERTED})
 
 CLAIMS: Final[ClaimSources] = dict.fromkeys(CLAIMS_OF_A_SIGNATURE, _ASSERTED)
 
+OPERATOR_READS: Final = "confidentiality: the operator reads input and output"
+"""Holds unless other evidence shows the contrary."""
+
 NOT_COVERED: Final = (
     "an operator that lies: the signature shows who said it, not that it is true",
-    "confidentiality: the operator reads input and output",
+    OPERATOR_READS,
     "omission: a receipt that was never shown to you",
 )
 
