@@ -195,14 +195,24 @@ def hang_up(connection: socket.socket) -> None:
 
 @pytest.mark.parametrize(
     "speak",
-    [say_nothing, drip, drip_body, end_early, speak_otherwise, flood, hang_up],
+    [end_early, speak_otherwise, flood, hang_up],
 )
 async def test_peer_that_breaks_the_protocol_is_an_error_in_time(
     speak: Callable[[socket.socket], None], tmp_path
 ):
-    """Silence, slowness, half an answer, another protocol and no end are given up."""
+    """Half an answer, another protocol and a flood are given up."""
     with raw_server(speak) as url:
         await refused(url, tmp_path / "cache")
+
+
+@pytest.mark.parametrize("speak", [say_nothing, drip, drip_body])
+async def test_peer_that_takes_its_time_is_given_up(
+    speak: Callable[[socket.socket], None], tmp_path
+):
+    """Silence ends at the limit of one piece, a trickle at the limit of the whole answer."""
+    with raw_server(speak) as url:
+        error = await refused(url, tmp_path / "cache")
+    assert "did not answer in time" in error.message
 
 
 async def test_service_that_is_not_there_is_an_error(tmp_path):

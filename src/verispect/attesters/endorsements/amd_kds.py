@@ -16,7 +16,6 @@ with the evidence. A chip that hides its identifier cannot be asked for either.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from typing import Final
 
@@ -167,9 +166,7 @@ def end_of_list(der: bytes) -> int:
         MalformedError: `malformed-evidence`.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            ends = x509.load_der_x509_crl(der).next_update_utc
+        ends = x509.load_der_x509_crl(der).next_update_utc
     except (ValueError, TypeError) as error:
         raise MalformedError("not a revocation list", reason=Reason.MALFORMED_EVIDENCE) from error
     if ends is None:

@@ -20,7 +20,6 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Final
@@ -251,11 +250,9 @@ def _text(report: SpdmReport, field: OpaqueField) -> str:
 
 
 def _status_request(certificate: Certificate, issuer: Certificate) -> bytes:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        builder = ocsp.OCSPRequestBuilder()
-        builder = builder.add_certificate(certificate.parsed, issuer.parsed, SHA384())
-        return builder.build().public_bytes(Encoding.DER)
+    builder = ocsp.OCSPRequestBuilder()
+    builder = builder.add_certificate(certificate.parsed, issuer.parsed, SHA384())
+    return builder.build().public_bytes(Encoding.DER)
 
 
 def _read_status(answer: Answer) -> Reading[bytes]:
