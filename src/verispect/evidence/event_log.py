@@ -3,7 +3,8 @@
 A log is a story until it replays: each event extends one register, and only if the replayed
 register equals the quoted one does the story count. The payload of a firmware event is not what
 was hashed, so nothing is read out of it; the run-time events of dstack are hashed with name and
-payload, and only those are returned.
+payload, and only those are returned. Beside events of other types in one register they prove
+nothing: told as a firmware event, a run-time event replays all the same and hides its name.
 
 A run-time event's digest is recomputed and the one in the log is not read: dstack leaves it empty
 as often as not. Version 1 hashes `type ":" name ":" payload`, with the type as four little-endian
@@ -102,6 +103,8 @@ def proven_events(
 ) -> tuple[Event, ...] | None:
     """Return the run-time events of a register, or `None` where the log does not replay to it.
 
+    Also `None` where events of other types extend it beside them: one of those can hide another.
+
     Args:
         events: the whole log.
         register: 0 to 3; dstack's run-time events are in 3.
@@ -109,7 +112,9 @@ def proven_events(
     """
     if not hmac.compare_digest(replay(events, register), quoted):
         return None
-    return tuple(e for e in events if e.register == register and e.kind == RUNTIME_EVENT)
+    found = [event for event in events if event.register == register]
+    told = tuple(event for event in found if event.kind == RUNTIME_EVENT)
+    return told if len(told) in (0, len(found)) else None
 
 
 def _malformed(what: str) -> MalformedError:

@@ -54,6 +54,9 @@ CHAIN_MEMBERS: Final = (
     "pck_crl_issuer_chain",
 )
 
+_PLATFORM_EXTENSION: Final = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
+"""Stands in the certificate of every platform and in no other of Intel's."""
+
 # One class of characters between two fixed texts: matching takes linear time.
 _CERTIFICATE: Final = re.compile(
     rb"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----\s*"
@@ -202,7 +205,8 @@ def verify_signatures(collateral: Collateral) -> None:
 
     Raises:
         MalformedError, VerificationError, UnsupportedError: as `verify_chain`, and
-            `attestation-signature-invalid`.
+            `attestation-signature-invalid`; `attestation-root-untrusted` for a document that a
+            platform's key signed.
     """
     _verify(collateral.data)
 
@@ -216,6 +220,7 @@ def _verify(data: bytes) -> None:
         (collateral.qe_identity, collateral.qe_chain),
     ):
         verify_chain(chain)
+        _check_publisher(document.name, chain)
         key = chain[-1].public_key
         if not isinstance(key, ec.EllipticCurvePublicKey) or not verify_p256(
             key, document.signature, document.text.encode()
@@ -230,6 +235,17 @@ def _verify(data: bytes) -> None:
     check_ca(issuer, 0)
     _verify_list(collateral.root_crl, root)
     _verify_list(collateral.pck_crl, issuer)
+
+
+def _check_publisher(name: str, chain: Sequence[Certificate]) -> None:
+    # A platform's own key lies under the same root and may sign data. Whoever got hold of one could
+    # otherwise publish that the platform is up to date.
+    extensions = chain[-1].parsed.extensions
+    if len(chain) != 2 or any(e.oid == _PLATFORM_EXTENSION for e in extensions):
+        raise VerificationError(
+            f"{name} is signed by a platform or below a CA of platforms",
+            reason=Reason.ATTESTATION_ROOT_UNTRUSTED,
+        )
 
 
 def forget_collateral() -> None:
