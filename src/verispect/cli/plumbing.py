@@ -9,6 +9,7 @@ stands in a module of its own: it alone reaches a network.
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import sys
 from collections.abc import Mapping
@@ -29,6 +30,8 @@ MAX_EVIDENCE_BYTES: Final = 32 * 1024 * 1024
 """Upper limit of one file of evidence; every verifier has a smaller one of its own."""
 MAX_FILES_PER_CASE: Final = 32
 
+_MEMBERS: Final = ("id", "tech", "evidence", "inputs", "policy", "verify_at", "expect", "reason")
+"""What decides a case; others, such as `why` and `facts`, are for people and other programs."""
 _INPUTS: Final = frozenset({"nonce", "report_data", "public_key", "audience", "measurements"})
 _POLICY: Final = frozenset({"allow_debug", "accept_tcb", "trust"})
 
@@ -152,6 +155,10 @@ def _read_case(case: Mapping[str, Any], directory: Path) -> _Case:
     inputs, policy = case.get("inputs", {}), case.get("policy", {})
     if not isinstance(technology, str) or not isinstance(names, dict):
         raise _malformed("a case names its technology and its evidence")
+    for name in sorted(set(case).difference(_MEMBERS)):
+        # `input` for `inputs` would leave a nonce uncompared and the case good by accident.
+        if difflib.get_close_matches(name.lower()[:64], _MEMBERS, 1, cutoff=0.75):
+            raise _malformed(f"unknown member {name[:64]} of a case")
     _check_members(inputs, _INPUTS, "input")
     _check_members(policy, _POLICY, "policy member")
     accepted = policy.get("accept_tcb", [])
@@ -212,9 +219,17 @@ def _moment(text: Any) -> int:
 def _read_beside(directory: Path, name: Any) -> bytes:
     if not isinstance(name, str) or not name or "\0" in name:
         raise _malformed("a file has no name")
-    path = (directory / name).resolve()
+    try:
+        path = (directory / name).resolve()
+        # A pipe with nobody at its other end would be waited for.
+        readable = not path.exists() or path.is_file()
+    except (OSError, RuntimeError) as error:
+        # Symbolic links that lead to each other, or more letters than a name may have.
+        raise _malformed("the name of a file leads nowhere") from error
     if not path.is_relative_to(directory):
         raise _malformed("a file lies outside the directory of the cases")
+    if not readable:
+        raise StoreError(f"{path.name} is no file", reason=Reason.STORE_FAILED)
     return _read_limited(path, MAX_EVIDENCE_BYTES)
 
 

@@ -42,6 +42,7 @@ _CERTIFICATE_BEGIN: Final = b"-----BEGIN CERTIFICATE-----"
 _KEY_BEGIN: Final = b"-----BEGIN PUBLIC KEY-----"
 _CERTIFICATE_STARTS: Final = (b"\x30", b"-")
 _ROOT: Final = "root"
+_WITH_AUDIENCE: Final = frozenset({"gcp-confidential-space"})
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -284,9 +285,11 @@ def appraise_evidence(
             ),
         )
     unread = sorted(set(files).difference(*row.forms, row.optional, {_ROOT}))
-    if not unread:
-        return appraisal
     notes = [f"the file {name[:64]}: {technology} reads no such file" for name in unread]
+    if expected.audience is not None and technology not in _WITH_AUDIENCE:
+        notes.append(f"audience: evidence of {technology} names none")
+    if not notes:
+        return appraisal
     return dataclasses.replace(appraisal, not_checked=(*appraisal.not_checked, *notes))
 
 

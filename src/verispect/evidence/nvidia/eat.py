@@ -13,9 +13,10 @@ hours, and without it the token says nothing.
 6. The devices of the bundle are exactly those that the overall token lists, by SHA-256 of their
    tokens.
 7. `eat_nonce` is the expected one, the same in every token.
-8. The result is positive: the overall result is true; for each device the measurements agree,
-   secure boot is on, debugging off, and no single check failed. A good signature over a negative
-   result is a refusal.
+8. The result is positive: the overall result is true and is about a device at least; for each
+   device the measurements agree, secure boot is on, debugging off, and no single check failed. A
+   good signature over a negative result is a refusal.
+9. No device is there twice: the service would judge one device's report eight times over.
 
 What the service measured is its word: this is an attestation result by a third party, and the
 appraisal says so. This module refuses `alg` none and every algorithm but one.
@@ -132,6 +133,7 @@ def verify_service_token(
     _check_nonces(examination, [overall, *devices.values()], expected)  # 7
     _check_registers(examination, expected)
     _check_results(examination, overall, devices)  # 8
+    _check_distinct(examination, devices)  # 9
 
 
 # -- 1. Structure ---------------------------------------------------------------------------------
@@ -273,13 +275,15 @@ def _check_results(
     devices: Mapping[str, Mapping[str, Any]],
 ) -> None:
     examined = dict(devices)
-    if "x-nvidia-overall-att-result" in overall:
-        if overall["x-nvidia-overall-att-result"] is not True:
-            _negative(examination, "the overall result is not true")
-    elif "measres" in overall and not devices:
-        examined = {"device": overall}
-    else:
+    if overall.get("x-nvidia-overall-att-result", True) is not True:
+        _negative(examination, "the overall result is not true")
+    if "measres" in overall:
+        # A device's own token, or one that speaks for a device beside the others.
+        examined["device"] = overall
+    elif "x-nvidia-overall-att-result" not in overall:
         _negative(examination, "the token states no result")
+    elif not examined and not overall.get("submods"):
+        _negative(examination, "the result is about no device")
     for name, claims in examined.items():
         _check_device(examination, name, claims)
     if examination.policy.require_revocation:
@@ -311,6 +315,17 @@ def _check_device(examination: Examination, name: str, claims: Mapping[str, Any]
                 "result", f"{name}: debugging is not disabled", Reason.ATTESTATION_DEBUG
             )
         examination.trust_vector[TrustClaim.CONFIGURATION] = TrustTier.CONTRAINDICATED
+
+
+def _check_distinct(examination: Examination, devices: Mapping[str, Mapping[str, Any]]) -> None:
+    names = [text_claim(claims, "ueid") for claims in devices.values()]
+    known = [name for name in names if name is not None]
+    if len(set(known)) != len(known):
+        examination.fail("distinct", "a device is listed twice", Reason.ATTESTATION_BINDING_INVALID)
+    if len(known) > 1:
+        examination.passed("distinct", f"{len(known)} different devices")
+    if len(known) != len(names) > 1:
+        examination.skipped("distinct", "that the devices differ: a token names none")
 
 
 def _negative(examination: Examination, detail: str) -> NoReturn:

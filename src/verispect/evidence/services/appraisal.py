@@ -30,6 +30,7 @@ from verispect.evidence.attestation import (
     AttestationAppraisal,
     AttestationPolicy,
     AttestationVerdict,
+    EvidenceClass,
     Examination,
     Expectation,
 )
@@ -181,7 +182,8 @@ class _Walk:
                     "the service answered another nonce than yours",
                     Reason.ATTESTATION_NONCE_MISMATCH,
                 )
-            self._passed("the recording repeats your nonce; step 4 checks that it is signed")
+            repeats = "repeats" if echoed is not None else "does not repeat"
+            self._passed(f"the recording {repeats} your nonce; step 4 checks that it is signed")
             return wanted
         if echoed is None:
             self.examination.fail(
@@ -236,6 +238,8 @@ class _Walk:
         except VerificationError:
             self._tell_stale_nonce(recording, report_data)
             raise
+        if "nvswitch_evidence_digest" in binding.members:
+            self._gap("nvswitch: its evidence is bound, and was not verified")
         bound = ", ".join(sorted(what.value for what in binding.binds))
         self._passed(f"report_data binds {bound} by {binding.profile}")
         self.examination.not_checked.extend(f"not bound: {what}" for what in binding.not_bound)
@@ -268,9 +272,18 @@ class _Walk:
                 Reason.ATTESTATION_BINDING_INVALID,
             )
         self._take(part, "gpu")
+        # The whole is of the weakest class among its parts.
+        order = list(EvidenceClass)
+        classes = [c for c in (self.examination.evidence_class, part.evidence_class) if c]
+        self.examination.evidence_class = max(classes, key=order.index)
+        devices = _devices(part)
+        if not any(device.get("device") == "gpu" for device in devices):
+            self.examination.fail(
+                self.step, "no device shown is a gpu", Reason.ATTESTATION_BINDING_INVALID
+            )
         for gap in part.not_checked:
             self._gap(f"gpu: {gap}")
-        self._passed(f"{len(_gpu_nonces(part))} verify, all different")
+        self._passed(f"{len(devices)} verify, all different")
 
     def _check_link(self, recording: Recording, nonce: bytes, report_data: bytes) -> None:
         binding = self.binding
@@ -323,5 +336,9 @@ class _Walk:
 
 def _gpu_nonces(gpus: AttestationAppraisal) -> list[bytes]:
     """Return the request nonce of every device, out of facts that were verified."""
-    devices = gpus.facts.get("devices", [gpus.facts])
-    return [bytes.fromhex(device["nonce"]) for device in devices]
+    return [bytes.fromhex(device["nonce"]) for device in _devices(gpus)]
+
+
+def _devices(gpus: AttestationAppraisal) -> Sequence[Mapping[str, Any]]:
+    devices: Sequence[Mapping[str, Any]] = gpus.facts.get("devices", [gpus.facts])
+    return devices
