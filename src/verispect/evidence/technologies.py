@@ -31,6 +31,7 @@ from verispect.evidence.attestation import (
     Expectation,
     unreadable,
 )
+from verispect.evidence.bindings.interface import shown
 from verispect.evidence.certificates import load_certificate
 from verispect.evidence.json_text import read_object
 
@@ -285,7 +286,7 @@ def appraise_evidence(
             ),
         )
     unread = sorted(set(files).difference(*row.forms, row.optional, {_ROOT}))
-    notes = [f"the file {name[:64]}: {technology} reads no such file" for name in unread]
+    notes = [f"the file {shown(name)}: {technology} reads no such file" for name in unread]
     if expected.audience is not None and technology not in _WITH_AUDIENCE:
         notes.append(f"audience: evidence of {technology} names none")
     if not notes:

@@ -20,6 +20,8 @@ from verispect.core.errors import MalformedError, Reason, VerificationError
 MAX_MEMBER_BYTES: Final = 64 * 1024
 """Upper limit of one member of any profile."""
 
+MAX_SHOWN_CHARACTERS: Final = 64
+
 
 class Bound(StrEnum):
     """What a profile can bind."""
@@ -75,7 +77,7 @@ class BindingProfile:
         known = {member.name: member for member in self.members}
         for name in members:
             if name not in known:
-                raise _malformed(f"{self.name} has no member {name}")
+                raise _malformed(f"{self.name} has no member {shown(name)}")
         for member in self.members:
             value = members.get(member.name)
             if value is None:
@@ -130,6 +132,11 @@ class Binding:
 def fixed(name: str, size: int, binds: Bound, *, required: bool = True) -> Member:
     """Return a member of one length."""
     return Member(name, frozenset({size}), binds, required)
+
+
+def shown(name: str) -> str:
+    """Return a name out of evidence as messages show it: short, and without control characters."""
+    return "".join(c if c.isprintable() else "?" for c in name[:MAX_SHOWN_CHARACTERS])
 
 
 def _malformed(what: str) -> MalformedError:

@@ -113,9 +113,13 @@ def _read_text(der: bytes, what: str) -> str:
     if len(der) < 2 or der[0] != _IA5_STRING or der[1] >= _SHORT_LENGTH or der[1] != len(der) - 2:
         raise _malformed(what)
     try:
-        return der[2:].decode("ascii")
+        text = der[2:].decode("ascii")
     except UnicodeDecodeError as error:
         raise _malformed(what) from error
+    if not text.isprintable():
+        # It is shown before any signature is checked, and a control character moves a cursor.
+        raise _malformed(what)
+    return text
 
 
 def _read_number(der: bytes, what: str) -> int:
