@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 from verispect.core.encoding import DIGEST_BYTES, Digest, from_hex
 from verispect.core.errors import Error, MalformedError, Reason
 from verispect.evidence.attestation import Anchor, EvidenceClass
-from verispect.evidence.genuine import GENUINE_MODULES, genuine_anchors
+from verispect.evidence.genuine import GENUINE_MODULES, genuine_anchors, root_technologies
 
 MAX_ANCHORS: Final = 256
 MAX_REGISTERS: Final = 64
@@ -39,7 +39,8 @@ class AttestationTrust:
     def anchors_of(self, technology: str) -> Sequence[Anchor]:
         """Return the roots that are trusted for a technology."""
         genuine = genuine_anchors(technology) if technology in self.vendors else ()
-        return [*genuine, *(each for each in self.anchors if each.technology == technology)]
+        roots = root_technologies(technology)
+        return [*genuine, *(each for each in self.anchors if each.technology in roots)]
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form."""
@@ -76,9 +77,13 @@ class AttestationTrust:
         vendors = _array(value.get("vendors", []), _technology, "vendors")
         if len(set(vendors)) != len(vendors):
             raise _malformed("a vendor is listed twice")
+        anchors = tuple(_array(value.get("anchors", []), _anchor, "anchors"))
+        if len({(each.technology, each.key_digest) for each in anchors}) != len(anchors):
+            # Also in two classes, of which only one can be meant.
+            raise _malformed("an anchor is listed twice")
         return cls(
             vendors=tuple(vendors),
-            anchors=tuple(_array(value.get("anchors", []), _anchor, "anchors")),
+            anchors=anchors,
             measurements=_measurements(value.get("measurements", {})),
         )
 

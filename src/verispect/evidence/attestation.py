@@ -74,6 +74,28 @@ class Anchor:
     """For people, for example `AWS Nitro Enclaves root G1`."""
 
 
+_CLASS_ORDER: Final = (
+    EvidenceClass.DEVELOPMENT,
+    EvidenceClass.SOFTWARE,
+    EvidenceClass.HARDWARE,
+)
+
+
+def lowest_anchor(
+    key_digest: Digest, anchors: Sequence[Anchor], technology: str | None
+) -> Anchor | None:
+    """Return the anchor of this key; where it is listed in several classes, of the lowest.
+
+    The order in which anchors are listed must not decide what evidence counts as.
+    """
+    found = [
+        anchor
+        for anchor in anchors
+        if technology in (None, anchor.technology) and anchor.key_digest == key_digest
+    ]
+    return min(found, key=lambda each: _CLASS_ORDER.index(each.evidence_class), default=None)
+
+
 @dataclass(frozen=True, slots=True)
 class Expectation:
     """What the caller knows: reference values and freshness. `None` means not compared."""

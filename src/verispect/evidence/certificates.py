@@ -39,7 +39,7 @@ from cryptography.x509.oid import ExtensionOID
 
 from verispect.core.encoding import Digest, sha256
 from verispect.core.errors import MalformedError, Reason, UnsupportedError, VerificationError
-from verispect.evidence.attestation import Anchor
+from verispect.evidence.attestation import Anchor, lowest_anchor
 
 MAX_CERTIFICATE_BYTES: Final = 16 * 1024
 """Upper limit of one DER certificate; genuine ones have 0.5 to 2 kB."""
@@ -121,6 +121,7 @@ def _load(der: bytes) -> Certificate:
     except (
         ValueError,
         TypeError,
+        KeyError,  # What the library raises for an unknown number in a TLS feature extension.
         x509.InvalidVersion,
         x509.DuplicateExtension,
         x509.UnsupportedGeneralNameType,
@@ -182,11 +183,11 @@ def spki_digest(certificate: Certificate) -> Digest:
 def find_anchor(
     root: Certificate, anchors: Sequence[Anchor], technology: str | None = None
 ) -> Anchor | None:
-    """Return the anchor whose key `root` has, of `technology` where one is given."""
-    for anchor in anchors:
-        if technology in (None, anchor.technology) and anchor.key_digest == root.key_digest:
-            return anchor
-    return None
+    """Return the anchor whose key `root` has, of `technology` where one is given.
+
+    Where a key is listed in several classes, the lowest one counts.
+    """
+    return lowest_anchor(root.key_digest, anchors, technology)
 
 
 def verify_issued_by(child: Certificate, parent: Certificate) -> None:

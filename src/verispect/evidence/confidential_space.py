@@ -35,6 +35,7 @@ from verispect.evidence.attestation import (
     Expectation,
     TrustClaim,
     TrustTier,
+    lowest_anchor,
 )
 from verispect.evidence.certificates import (
     check_chain_validity,
@@ -212,9 +213,7 @@ def _key_of_set(
     key = rsa_key(found[0])
     spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     digest = sha256(spki)
-    anchor = next(
-        (a for a in anchors if a.technology == TECHNOLOGY and a.key_digest == digest), None
-    )
+    anchor = lowest_anchor(digest, anchors, TECHNOLOGY)
     if anchor is None:
         examination.fail(
             "path", "the key of the set is not an anchor", Reason.ATTESTATION_ROOT_UNTRUSTED

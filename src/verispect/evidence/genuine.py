@@ -30,6 +30,19 @@ GENUINE_MODULES: Final[Mapping[str, str]] = MappingProxyType(
 """Every technology, and the module whose `GENUINE_ANCHORS` are its vendor's roots."""
 
 
+_UNDER_ROOTS_OF_OTHERS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {"azure-vtpm": frozenset({"amd-sev-snp", "intel-tdx"})}
+)
+
+
+def root_technologies(technology: str) -> frozenset[str]:
+    """Return the technologies whose roots decide about evidence of `technology`.
+
+    Its own, but for Azure's machines: there the processors' roots do.
+    """
+    return _UNDER_ROOTS_OF_OTHERS.get(technology, frozenset({technology}))
+
+
 def genuine_anchors(technology: str) -> tuple[Anchor, ...]:
     """Return the vendor's roots of one technology; none where no vendor's root is pinned.
 
@@ -38,4 +51,5 @@ def genuine_anchors(technology: str) -> tuple[Anchor, ...]:
     """
     module = importlib.import_module(GENUINE_MODULES[technology])
     anchors: tuple[Anchor, ...] = module.GENUINE_ANCHORS
-    return tuple(anchor for anchor in anchors if anchor.technology == technology)
+    roots = root_technologies(technology)
+    return tuple(anchor for anchor in anchors if anchor.technology in roots)

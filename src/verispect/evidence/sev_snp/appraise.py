@@ -235,7 +235,7 @@ class _Appraiser:
                     "chain", "expected RSA keys of 4096 bits", Reason.UNSUPPORTED_ALGORITHM
                 )
         verify_chain((root, signer, leaf), key_usage_required=False)
-        self._examination.evidence_class = anchor.evidence_class
+        self._anchor = anchor
         self._examination.facts["anchor"] = anchor.label
         self._examination.passed("chain", f"{anchor.label} to {self._report.signing_key}")
 
@@ -257,6 +257,7 @@ class _Appraiser:
                 "the certified key did not sign the report",
                 Reason.ATTESTATION_SIGNATURE_INVALID,
             )
+        self._examination.evidence_class = self._anchor.evidence_class
         self._examination.trust_vector[TrustClaim.INSTANCE_IDENTITY] = TrustTier.AFFIRMING
         self._examination.trust_vector[TrustClaim.HARDWARE] = TrustTier.AFFIRMING
         self._examination.passed("signature", "report signed by the certified key")
@@ -395,5 +396,4 @@ def _mismatch(detail: str) -> NoReturn:
 
 
 def _instant(milliseconds: int) -> str:
-    moment = datetime.fromtimestamp(milliseconds // 1000, tz=UTC)
-    return moment.isoformat().replace("+00:00", "Z")
+    return datetime.fromtimestamp(milliseconds // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

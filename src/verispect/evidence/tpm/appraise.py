@@ -36,6 +36,7 @@ from verispect.evidence.attestation import (
     Expectation,
     TrustClaim,
     TrustTier,
+    lowest_anchor,
 )
 from verispect.evidence.tpm.activation import (
     TECHNOLOGY,
@@ -126,6 +127,7 @@ class _Appraiser:
         self._anchors = anchors
         self._expected = expected
         self._at = at
+        self._anchor: Anchor
         self._quote: Quote
         self._key: PublicKey
         self._area: PublicArea | None
@@ -163,15 +165,12 @@ class _Appraiser:
     # 2
     def _find_trust(self) -> None:
         digest = sha256(public_key_info(self._key))
-        anchor = next(
-            (a for a in self._anchors if a.technology == TECHNOLOGY and a.key_digest == digest),
-            None,
-        )
+        anchor = lowest_anchor(digest, self._anchors, TECHNOLOGY)
         if anchor is None:
             anchor = self._anchor_by_certificate()
         elif self._evidence.ak_certificates:
             self._examination.not_checked.append("certificates: the key is an anchor itself")
-        self._examination.evidence_class = anchor.evidence_class
+        self._anchor = anchor
         self._examination.facts["anchor"] = anchor.label
         self._examination.passed("trust", f"attestation key under {anchor.label}")
 
@@ -197,6 +196,7 @@ class _Appraiser:
     # 3
     def _check_signature(self) -> None:
         verify_quote_signature(self._key, self._evidence.quote, self._signature)
+        self._examination.evidence_class = self._anchor.evidence_class
         self._examination.trust_vector[TrustClaim.INSTANCE_IDENTITY] = TrustTier.AFFIRMING
         self._examination.passed("signature", "quote signed by the attestation key")
 
