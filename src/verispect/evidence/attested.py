@@ -44,6 +44,7 @@ from verispect.evidence.bindings.inference_v1 import INFERENCE_V1, inference_dig
 from verispect.evidence.bindings.key_v1 import KEY_V1
 from verispect.evidence.bindings.registry import binding_profile
 from verispect.evidence.checks import Check, CheckStatus
+from verispect.evidence.code_registers import name_code
 from verispect.evidence.interface import EvidenceAppraisal, EvidenceContext, TrustAnchors
 
 MAX_FILES: Final = 16
@@ -71,6 +72,7 @@ NOT_COVERED: Final = (
     "physical attack on the attesting machine",
     "an upstream service behind the attested gateway",
     "that the attested machine is where the operator says",
+    "when evidence was collected, beyond its own certificates: the operator's word",
 )
 
 
@@ -216,15 +218,19 @@ def appraise_field(
         VerificationError: `attestation-measurement-mismatch` where there are no reference values.
     """
     from verispect.evidence.technologies import appraise_evidence
+    from verispect.evidence.tpm.quote import qualifying_data
 
     references = anchors.reference_values(technology)
-    if not references:
+    if not name_code(technology, references):
         raise _no_reference(technology)
+    # A vTPM's registers stand in a quote of their own: without the field in it too, a quote from
+    # before the machine was started with other code would do.
+    nonce = qualifying_data(field, None) if technology == "azure-vtpm" else None
     return appraise_evidence(
         technology,
         files,
         anchors=anchors.attestation_anchors(technology),
-        expected=Expectation(report_data=field, measurements=references),
+        expected=Expectation(nonce=nonce, report_data=field, measurements=references),
         policy=policy,
         at=at,
     )
@@ -268,7 +274,7 @@ def _status(check: Check, appraisal: AttestationAppraisal) -> CheckStatus:
 
 def _no_reference(technology: str) -> Error:
     return VerificationError(
-        f"the trusted root names no measurements of {technology}, so the code is unknown",
+        f"the trusted root names no measurements of {technology} code, so the code is unknown",
         reason=Reason.ATTESTATION_MEASUREMENT_MISMATCH,
     )
 

@@ -226,6 +226,13 @@ class _Appraiser:
                 "the hardware's field is not the digest of the runtime data",
                 Reason.ATTESTATION_BINDING_INVALID,
             )
+        if self._hardware.facts.get("vmpl", 0) != 0:
+            # A guest asks for reports of its own, with any field, at the levels below.
+            self._examination.fail(
+                "binding",
+                "the report was not asked for by a paravisor",
+                Reason.ATTESTATION_ATTRIBUTES,
+            )
         self._examination.not_checked.append(
             "paravisor: the hardware vouches for it and it alone vouches for the vTPM"
         )
