@@ -97,8 +97,11 @@ class KeyAttestation:
             return session
 
     async def fresh(self, nonce: bytes) -> EvidenceEntry:
-        """Return evidence of the key that carries the caller's nonce."""
-        return await self._make(KEY_V1.name, {"nonce": nonce}, nonce)
+        """Return evidence of the key that carries the caller's nonce.
+
+        No statement names it, so it is not kept: callers could fill the disk with it.
+        """
+        return await self._make(KEY_V1.name, {"nonce": nonce}, nonce, keep=False)
 
     async def inference(self, subject: str, draft: InferenceStatement) -> EvidenceEntry:
         """Return evidence of one inference alone."""
@@ -112,6 +115,7 @@ class KeyAttestation:
         nonce: bytes | None,
         *,
         own: Mapping[str, bytes] | None = None,
+        keep: bool = True,
     ) -> EvidenceEntry:
         bound = KeyBinding(self._key_id, self._epoch, hpke_key_digest=self._hpke_key_digest)
         binding = bound.members()
@@ -129,7 +133,8 @@ class KeyAttestation:
             body=evidence.body,
             endorsements=encode({"binding": binding, "files": files}),
         )
-        await asyncio.to_thread(self._keep, entry)
+        if keep:
+            await asyncio.to_thread(self._keep, entry)
         return entry
 
     def _keep(self, entry: EvidenceEntry) -> None:
