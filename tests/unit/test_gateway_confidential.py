@@ -25,14 +25,18 @@ from confidential_gateway import (
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from running_gateway import run_gateway
 
+from verispect.appraisal.policy import ATTESTED_DEVELOPMENT, SIGNED
+from verispect.appraisal.verifier import Verifier
 from verispect.client.confidential import GatewayKey, seal_request
-from verispect.client.session import GatewayClient
+from verispect.client.session import GatewayClient, verify_exchange
 from verispect.core.claims import Claim, Source
 from verispect.core.confidential import (
     HEADER_BYTES,
     REQUEST_TYPE,
     RESPONSE_TYPE,
     SUITE,
+    ResponseHead,
+    ResponseOpener,
     _pad,
     encode_header,
     key_digest,
@@ -48,6 +52,7 @@ from verispect.gateway.http import HttpRequest
 from verispect.gateway.limits import Limits
 from verispect.testing.echo_model import EchoLanguageModel
 
+RESPONSE_KEY = bytes(range(32))
 BODY = json.dumps({"model": "echo", "messages": MESSAGES}).encode()
 
 
@@ -137,9 +142,6 @@ def test_evidence_of_one_inference_shows_confidentiality_too(service):
     with service.gateway.http() as client:
         where = f"/v1/receipts/{headers['verispect-inference']}?evidence=attached"
         receipt = InferenceReceipt.parse(client.get(where).content)
-    from verispect.appraisal.policy import ATTESTED_DEVELOPMENT
-    from verispect.appraisal.verifier import Verifier
-
     result = Verifier(service.root()).appraise(
         receipt, opened={}, policy=ATTESTED_DEVELOPMENT, now=now()
     )
@@ -178,16 +180,11 @@ def test_errors_after_opening_are_encrypted(service):
 
 def test_the_inner_content_type_is_checked(service):
     """What would be refused in the clear is refused inside."""
-    body = {
-        "body": b"hello",
-        "headers": {},
-        "sent_at": now(),
-        "content_type": "text/plain",
-        "response_key": bytes(32),
-    }
-    response = service.post(by_hand(service, body))
-    assert response.status_code == 200
-    assert response.headers["content-type"] == RESPONSE_TYPE
+    for content_type, expected in (("text/plain", 415), ("application/json", 200)):
+        message = by_hand(service, good_fields(content_type=content_type))
+        opener = ResponseOpener(RESPONSE_KEY, message[HEADER_BYTES : HEADER_BYTES + 32])
+        head = next(opener.feed(service.post(message).content))
+        assert ResponseHead.decode(head).status == expected
 
 
 def test_outer_headers_are_not_read(service):
@@ -251,7 +248,7 @@ def good_fields(**changes: object) -> dict[str, object]:
         "headers": {},
         "sent_at": now(),
         "content_type": "application/json",
-        "response_key": bytes(range(32)),
+        "response_key": RESPONSE_KEY,
     }
     return {name: value for name, value in {**fields, **changes}.items() if value is not ...}
 
@@ -463,3 +460,15 @@ def test_an_exchange_is_held_to_what_was_promised(service):
         with pytest.raises(VerificationError) as caught:
             service.verify(replace(exchange, confidential=other))
         assert caught.value.reason is Reason.CONTENT_MISMATCH
+
+
+def test_a_weaker_policy_afterwards_does_not_hide_missing_evidence(service):
+    """Without its evidence the receipt is good as a signed one, and not for what was promised."""
+    exchange = ask(service.channel(), Relay(service.gateway.base_url))
+    receipt = InferenceReceipt.parse(exchange.receipt)
+    stripped = replace(exchange, receipt=replace(receipt.envelope, evidence=()).encode())
+    arguments = {"trusted_root": service.root(), "policy": SIGNED, "now": now()}
+    verify_exchange(replace(stripped, confidential=None), **arguments)
+    with pytest.raises(VerificationError, match="was confidential") as caught:
+        verify_exchange(stripped, **arguments)
+    assert caught.value.reason is Reason.POLICY_UNMET
