@@ -21,6 +21,7 @@ from verispect.cli.outcome import (
     EXIT_DONE,
     EXIT_MALFORMED,
     EXIT_REFUSED,
+    plain,
 )
 from verispect.core.encoding import from_hex
 from verispect.core.errors import MalformedError, Reason, RequestError
@@ -296,25 +297,27 @@ def print_appraisal(appraisal: AttestationAppraisal) -> None:
     for number, check in enumerate(appraisal.checks, 1):
         reason = f"  ({check.reason.value})" if check.reason else ""
         print(
-            f"  {_MARKS[check.status.value]} {number:>3}  {check.name:<18} {check.detail}{reason}"
+            f"  {_MARKS[check.status.value]} {number:>3}  {check.name:<18} "
+            f"{plain(check.detail)}{reason}"
         )
     _print_facts(appraisal.facts)
     status = appraisal.tcb_status or "-"
-    advisories = ", ".join(appraisal.advisories) or "none"
-    print(f"\n  tcb status  {status}, advisories: {advisories}")
+    advisories = plain(", ".join(appraisal.advisories)) or "none"
+    print(f"\n  tcb status  {plain(status)}, advisories: {advisories}")
     found = appraisal.evidence_class.value if appraisal.evidence_class is not None else "-"
     print(f"  class       {found}")
     for claim, value in appraisal.trust_vector.items():
         print(f"  {claim.value:<18} {value}")
     print("\n  not checked")
     for line in appraisal.not_checked:
-        print(f"  - {line}")
+        print(f"  - {plain(line)}")
 
 
 def _print_facts(facts: Mapping[str, Any]) -> None:
     print("\n  facts")
     for name, value in facts.items():
-        print(f"  {name:<24} {', '.join(map(str, value)) if isinstance(value, list) else value}")
+        text = ", ".join(map(str, value)) if isinstance(value, list) else value
+        print(f"  {plain(name):<24} {plain(text)}")
 
 
 def _print_binding(binding: Binding | None) -> None:
@@ -340,7 +343,7 @@ def _print_service(result: ServiceAppraisal) -> None:
     for part in (part for part in (result.cpu, result.gpus) if part is not None):
         print(f"  {part.technology}: {part.verdict.value}")
         for check in part.checks:
-            print(f"    {_MARKS[check.status.value]} {check.name:<18} {check.detail}")
+            print(f"    {_MARKS[check.status.value]} {check.name:<18} {plain(check.detail)}")
     print()
     print_appraisal(result.whole)
     _print_binding(result.binding)
@@ -358,7 +361,7 @@ def _tell(appraisal: AttestationAppraisal) -> int:
         return EXIT_DONE
     reason = appraisal.reason
     code = reason.value if reason is not None else "unknown"
-    detail = next((c.detail for c in appraisal.checks if c.reason is reason), "refused")
+    detail = plain(next((c.detail for c in appraisal.checks if c.reason is reason), "refused"))
     if appraisal.verdict is AttestationVerdict.POLICY:
         print(f"POLICY: genuine, and to be decided: {detail} ({code})", file=sys.stderr)
         return EXIT_COULD_NOT_TELL

@@ -45,6 +45,11 @@ _HINTS: Final = {
 }
 
 
+def plain(text: object) -> str:
+    """Return text of others without what a terminal would obey."""
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(text))
+
+
 def exit_code(error: Error) -> int:
     """Return the exit code of an error: no, not understood, and could not tell differ."""
     if isinstance(error, VerificationError):
@@ -58,7 +63,7 @@ def exit_code(error: Error) -> int:
 
 def tell_error(error: Error) -> int:
     """Print an error, and what to do about it where that is known; return its exit code."""
-    print(f"verispect: error: {error.message} ({error.reason.value})", file=sys.stderr)
+    print(f"verispect: error: {plain(error.message)} ({error.reason.value})", file=sys.stderr)
     hint = _HINTS.get(error.reason)
     if hint is not None:
         print(f"verispect: hint: {hint}", file=sys.stderr)
@@ -69,7 +74,7 @@ def tell_failure(error: Error) -> int:
     """Print that an answer did not verify, and why; return the exit code."""
     code = exit_code(error)
     word = _WORDS.get(code, "could not tell")
-    print(f"FAIL: {word}: {error.message} ({error.reason.value})", file=sys.stderr)
+    print(f"FAIL: {word}: {plain(error.message)} ({error.reason.value})", file=sys.stderr)
     hint = _HINTS.get(error.reason)
     if hint is not None:
         print(f"verispect: hint: {hint}", file=sys.stderr)

@@ -282,7 +282,8 @@ def _malformed(what: str) -> MalformedError:
 
 def _json_object(data: bytes, name: str) -> dict[str, Any]:
     try:
-        value = json.loads(data, object_pairs_hook=_unique_members)
+        # Decoded here, because `json` would guess at UTF-16 and UTF-32 as well.
+        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique_members)
     except (ValueError, RecursionError) as error:
         raise _malformed(f"{name} is not JSON") from error
     if not isinstance(value, dict):

@@ -56,7 +56,8 @@ MAX_DEVICES: Final = 64
 _MAX_NONCE_BYTES: Final = 64
 
 _DEVICE_NAME: Final = re.compile(r"\A(?:GPU|SWITCH|NVSWITCH)-(?:0|[1-9][0-9]?)\Z")
-_GOOD_MEASUREMENTS: Final = frozenset({"success", "comparison-successful"})
+# A tuple, because a claim may be of any type and a set can only be asked about some.
+_GOOD_MEASUREMENTS: Final = ("success", "comparison-successful")
 
 _SHARED: Final = "attestation-report-"
 _CHECKS: Final = (
