@@ -196,7 +196,7 @@ class Verifier:
     def _check_development(self, receipt: InferenceReceipt, policy: AssurancePolicy) -> Check:
         trusted = self._trusted_root.issuer_key(receipt.envelope.key_id)
         if trusted is None or not trusted.development:
-            return _passed("development", "no development evidence")
+            return _passed("development", "not signed with a development key")
         if policy.development_keys:
             return _passed("development", "DEVELOPMENT key, accepted by the policy")
         return _failed("development", "signed with a development key", Reason.DEVELOPMENT_KEY)

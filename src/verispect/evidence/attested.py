@@ -175,7 +175,7 @@ class AttestedKey:
             files,
             _field(context, entry, members),
             anchors=context.anchors,
-            policy=replace(context.policy, maximum_age_seconds=None),
+            policy=context.policy,
             at=entry.collected_at,
         )
         return appraisal, members

@@ -30,7 +30,7 @@ class KeyBinding:
     receipt_key_id: KeyId
     """The COSE Key Thumbprint of the key that signs receipts, as receipts name it."""
     epoch: int
-    """When the key was made, milliseconds: evidence of one session is not evidence of another."""
+    """When the session began, milliseconds: evidence of one session is not that of another."""
     nonce: bytes | None = None
     """The caller's, 1 to 64 bytes, where one was given."""
     hpke_key_digest: Digest | None = None
