@@ -2,33 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import socket
 import sys
-import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import uvicorn
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 
-from running_gateway import EchoPool
+from running_gateway import run_gateway
 
-from verispect.attesters.signer import Issuer
-from verispect.gateway.app import create_app
-from verispect.gateway.connection import make_protocol
 from verispect.gateway.limits import Limits
-from verispect.gateway.published import PublishedRecords
-from verispect.gateway.recording import Recorder
-from verispect.gateway.response_store import ResponseStore
 from verispect.gateway.state import GatewayState
-from verispect.ledger import ReceiptStore
 from verispect.testing.echo_model import EchoLanguageModel
 
 ASK = {"model": "echo", "messages": [{"role": "user", "content": "one two three"}]}
@@ -96,40 +85,6 @@ def run_bounded_gateway(
     directory: Path, model: EchoLanguageModel, limits: Limits
 ) -> Iterator[BoundedGateway]:
     """Serve on a free loopback port until the block ends."""
-    issuer = Issuer.create(directory / "keys", name="tests", development=False, now=0)
-    store = ReceiptStore.open(directory / "receipts", issuer_key_id=issuer.signer.public_key.key_id)
-    responses = ResponseStore(directory / "responses.sqlite")
-    state = GatewayState(
-        pool=EchoPool(model),
-        recorder=Recorder(
-            issuer,
-            store,
-            opening_secret=os.urandom(32),
-            published=PublishedRecords(directory / "records"),
-        ),
-        limits=limits,
-        responses=responses,
-    )
-    listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(
-        create_app(state),
-        http=make_protocol(limits),
-        log_level="critical",
-        lifespan="on",
-        access_log=False,
-    )
-    server = uvicorn.Server(config)
-
-    async def serve() -> None:
-        await server.serve(sockets=[listener])
-        await store.close()
-
-    thread = threading.Thread(target=asyncio.run, args=(serve(),))
-    thread.start()
-    try:
-        yield BoundedGateway(listener.getsockname()[1], model, state)
-    finally:
-        server.should_exit = True
-        thread.join(timeout=30)
-        responses.close()
-    assert not thread.is_alive()
+    with run_gateway(directory, model, limits=limits) as running:
+        port = int(running.base_url.rstrip("/").rpartition(":")[2])
+        yield BoundedGateway(port, model, running.state)

@@ -33,6 +33,7 @@ from verispect.evidence.attestation import EvidenceClass
 from verispect.gateway.app import create_app
 from verispect.gateway.attestation import KeyAttestation
 from verispect.gateway.confidential import ConfidentialDoor
+from verispect.gateway.connection import make_protocol
 from verispect.gateway.limits import Limits
 from verispect.gateway.published import PublishedRecords
 from verispect.gateway.recording import Recorder
@@ -184,7 +185,13 @@ def run_gateway(
     )
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(
-        uvicorn.Config(create_app(state), log_level="error", lifespan="on", access_log=False)
+        uvicorn.Config(
+            create_app(state),
+            http=make_protocol(limits),
+            log_level="critical",
+            lifespan="on",
+            access_log=False,
+        )
     )
 
     async def serve() -> None:
