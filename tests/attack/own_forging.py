@@ -237,7 +237,9 @@ def snp_chain(*, leaf=None, ark="ARK-Milan", **extensions):
     made_ark = certificate(ark, root, ark, root, ca=True, usage=CERT_SIGN, **long)
     ask = certificate("SEV-Milan", root, ark, root, ca=True, path_length=0, usage=CERT_SIGN, **long)
     fields = {"usage": None, "extensions": vcek_extensions(**extensions), **long, **(leaf or {})}
-    vcek = certificate("SEV-VCEK", ec_key("vcek"), "SEV-Milan", root, **fields)
+    key = fields.pop("key", ec_key("vcek"))
+    issuer, signer = fields.pop("issuer", "SEV-Milan"), fields.pop("signer", root)
+    vcek = certificate("SEV-VCEK", key, issuer, signer, **fields)
     return vcek, ask, made_ark
 
 
