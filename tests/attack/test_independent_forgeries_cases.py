@@ -222,7 +222,6 @@ def assert_coherent(appraisal: AttestationAppraisal) -> None:
 @pytest.mark.slow
 def test_no_damage_escapes_as_an_error() -> None:
     """Five seconds of damaged vectors of every technology give appraisals that are coherent."""
-    vectors_path()
     found: dict[str, list[dict[str, Any]]] = {}
     for case in cases():
         if case["expect"] != "reject":
