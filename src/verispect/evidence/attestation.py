@@ -12,7 +12,7 @@ to decide about; *reject*.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 from typing import Any, Final, NoReturn
@@ -268,6 +268,15 @@ class Examination:
             if isinstance(error, MalformedError):
                 reason = Reason.MALFORMED_EVIDENCE
             self._checks.append(Check(name, CheckStatus.FAILED, error.message, reason))
+
+    def walk(self, steps: Sequence[tuple[str, Callable[[], None]]]) -> None:
+        """Take the steps until one fails; an error of our tree is noted under its step."""
+        for name, step in steps:
+            try:
+                step()
+            except Error as error:
+                self.error(name, error)
+                return
 
     def check_class(self) -> None:
         """Refuse an evidence class that the policy does not accept; the last step.

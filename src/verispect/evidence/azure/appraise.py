@@ -15,12 +15,12 @@ so. This module refuses an attestation key from anywhere else than the runtime d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
 from verispect.core.encoding import sha256
-from verispect.core.errors import Error, Reason
+from verispect.core.errors import Reason
 from verispect.evidence.attestation import (
     Anchor,
     AttestationAppraisal,
@@ -112,7 +112,7 @@ class _Appraiser:
 
     def run(self) -> None:
         """Take the steps until one fails."""
-        steps: tuple[tuple[str, Callable[[], None]], ...] = (
+        steps = (
             ("structure", self._read),
             ("hardware", self._check_hardware),
             ("binding", self._check_binding),
@@ -122,12 +122,7 @@ class _Appraiser:
             ("measurements", self._check_measurements),
             ("class", self._examination.check_class),
         )
-        for name, step in steps:
-            try:
-                step()
-            except Error as error:
-                self._examination.error(name, error)
-                return
+        self._examination.walk(steps)
 
     # 1
     def _read(self) -> None:

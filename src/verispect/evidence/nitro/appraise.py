@@ -24,7 +24,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
@@ -35,7 +35,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
 
 from verispect.core.encoding import Digest
-from verispect.core.errors import Error, Reason, UnsupportedError
+from verispect.core.errors import Reason, UnsupportedError
 from verispect.evidence.attestation import (
     Anchor,
     AttestationAppraisal,
@@ -141,7 +141,7 @@ class _Appraisal:
         self._anchor: Anchor
 
     def run(self) -> AttestationAppraisal:
-        steps: tuple[tuple[str, Callable[[], None]], ...] = (
+        steps = (
             ("structure", self._structure),
             ("root", self._root),
             ("chain", self._chain),
@@ -157,12 +157,7 @@ class _Appraisal:
             ("measurements", self._measurements),
             ("class", self._notes.check_class),
         )
-        for name, step in steps:
-            try:
-                step()
-            except Error as error:
-                self._notes.error(name, error)
-                break
+        self._notes.walk(steps)
         return self._notes.conclude()
 
     def _structure(self) -> None:

@@ -20,7 +20,7 @@ hold, and to compare names of certificates.
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final, NoReturn
@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
 
 from verispect.core.encoding import Digest
-from verispect.core.errors import Error, Reason, VerificationError
+from verispect.core.errors import Reason, VerificationError
 from verispect.evidence.attestation import (
     Anchor,
     AttestationAppraisal,
@@ -144,7 +144,7 @@ class _Appraiser:
 
     def run(self) -> None:
         """Take the steps until one fails."""
-        steps: tuple[tuple[str, Callable[[], None]], ...] = (
+        steps = (
             ("structure", self._read),
             ("generation", self._find_generation),
             ("chain", self._check_chain),
@@ -158,12 +158,7 @@ class _Appraiser:
             ("measurements", self._check_measurements),
             ("class", self._examination.check_class),
         )
-        for name, step in steps:
-            try:
-                step()
-            except Error as error:
-                self._examination.error(name, error)
-                return
+        self._examination.walk(steps)
 
     # 1
     def _read(self) -> None:

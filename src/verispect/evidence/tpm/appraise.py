@@ -15,7 +15,7 @@ signed: see `activation`. This module refuses to call a software TPM anything el
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -27,7 +27,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from verispect.core.encoding import sha256
-from verispect.core.errors import Error, MalformedError, Reason, UnsupportedError
+from verispect.core.errors import MalformedError, Reason, UnsupportedError
 from verispect.evidence.attestation import (
     Anchor,
     AttestationAppraisal,
@@ -136,7 +136,7 @@ class _Appraiser:
 
     def run(self) -> None:
         """Take the steps until one fails."""
-        steps: tuple[tuple[str, Callable[[], None]], ...] = (
+        steps = (
             ("structure", self._read),
             ("trust", self._find_trust),
             ("signature", self._check_signature),
@@ -146,12 +146,7 @@ class _Appraiser:
             ("measurements", self._check_measurements),
             ("class", self._examination.check_class),
         )
-        for name, step in steps:
-            try:
-                step()
-            except Error as error:
-                self._examination.error(name, error)
-                return
+        self._examination.walk(steps)
 
     # 1
     def _read(self) -> None:
