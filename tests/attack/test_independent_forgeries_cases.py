@@ -208,6 +208,20 @@ def test_anchors_of_one_technology_count_for_no_other() -> None:
         assert appraisal.evidence_class is None
 
 
+def test_an_audience_that_evidence_cannot_name_is_not_passed_over() -> None:
+    """Evidence without an audience says so where one was expected."""
+    case = load_case("nv-hopper-590")
+    appraisal = appraise_evidence(
+        case["tech"],
+        case["evidence"],
+        anchors=None,
+        expected=Expectation(audience="me"),
+        policy=EVERY_CLASS,
+        at=milliseconds(case["verify_at"]),
+    )
+    assert "audience: evidence of nvidia-gpu names none" in appraisal.not_checked
+
+
 def assert_coherent(appraisal: AttestationAppraisal) -> None:
     json.dumps(appraisal.to_json()).encode()
     if appraisal.verdict is AttestationVerdict.ACCEPT:
