@@ -12,9 +12,9 @@ load made in a process of its own (`gateway_load.py`) on the same machine.
   16 callers that together begin requests at half of the rate at which the gateway saturates. A
   latency counts from when a request was due. What is added is, above all, the wait for the disk.
 - `requests_per_second`: a closed loop of 16 callers, so each is always waiting for an answer.
-- `over_litellm_ratio`, where `make bench-litellm` has installed LiteLLM: the tensor requests a second
-  above, each computed, signed and durable, against the chats a second of LiteLLM's proxy in front of
-  a mock upstream (one worker, master key, no callbacks, no telemetry, no retries).
+- `over_litellm_ratio`, where `make bench-litellm` has installed LiteLLM: the tensor requests a
+  second above, each computed, signed and durable, against the chats a second of LiteLLM's proxy in
+  front of a mock upstream (one worker, master key, no callbacks, no telemetry, no retries).
 - `remote_chats_per_second` is the like-for-like figure: the same chat through the gateway, receipts
   on, and through LiteLLM's proxy, both in front of the same mock upstream.
 
