@@ -79,7 +79,8 @@ def test_nothing_leaves_as_attested_once_the_device_is_gone(gateway, attester, m
             assert refused.status_code >= 500
             assert "verispect" not in refused.json()
         streamed = client.post(CHAT, json={**ASK, "stream": True}, headers=WORDS)
-        assert b"[DONE]" not in streamed.content
+        assert b"attester-unavailable" in streamed.content
+        assert b'"delta"' not in streamed.content
         assert b'"receipt"' not in streamed.content
         assert client.get("/v1/attestation").status_code >= 500
         # What never asked for evidence goes on.

@@ -22,9 +22,9 @@ from verispect.appraisal.policy import (
     ATTESTED_SOFTWARE,
     AssurancePolicy,
 )
-from verispect.attesters.interface import Attester
+from verispect.attesters.interface import AttestationEvidence, Attester
 from verispect.core.encoding import Digest, decode, encode
-from verispect.core.errors import Error, MalformedError, Reason, StoreError
+from verispect.core.errors import AttesterError, Error, MalformedError, Reason, StoreError
 from verispect.core.keys import KeyId
 from verispect.core.receipt import EvidenceEntry
 from verispect.core.statement import InferenceStatement
@@ -35,6 +35,11 @@ from verispect.evidence.bindings.key_v1 import KEY_V1, KeyBinding
 
 RENEW_SECONDS: Final = ATTESTED_SECONDS // 4
 """The session's evidence is made anew when it is this old."""
+
+ATTEST_SECONDS: Final = 60.0
+"""How long a device, and whoever endorses its answer, may take."""
+
+_WITH_NONCE_FIELD: Final = frozenset({"aws-nitro"})
 
 MAX_NONCE_BYTES: Final = 64
 MAX_ENTRY_BYTES: Final = 9 * 1024 * 1024
@@ -108,6 +113,18 @@ class KeyAttestation:
         own = {"inference_digest": bytes(inference_digest(subject, draft))}
         return await self._make(INFERENCE_V1.name, {}, None, own=own)
 
+    async def _ask(self, field: bytes, nonce: bytes | None) -> AttestationEvidence:
+        # Where a technology has one field for both, the field commits to the nonce already.
+        own = nonce if self._attester.technology in _WITH_NONCE_FIELD else None
+        work = asyncio.to_thread(self._attester.attest, field, own)
+        try:
+            return await asyncio.wait_for(work, ATTEST_SECONDS)
+        except TimeoutError as error:
+            raise AttesterError(
+                f"the attester did not answer in {ATTEST_SECONDS:.0f} s",
+                reason=Reason.ATTESTER_UNAVAILABLE,
+            ) from error
+
     async def _make(
         self,
         profile: str,
@@ -122,7 +139,7 @@ class KeyAttestation:
         binding.update(members)
         rule = KEY_V1 if profile == KEY_V1.name else INFERENCE_V1
         field = rule.recompute({**binding, **(own or {})}, FIELD_BYTES)
-        evidence = await asyncio.to_thread(self._attester.attest, field, nonce)
+        evidence = await self._ask(field, nonce)
         collected_at = _now()
         del binding["receipt_key_id"]  # The verifier takes the receipt's own.
         files = decode(evidence.endorsements) if evidence.endorsements else {}

@@ -260,6 +260,9 @@ class Inference:
             StoreError: the stream is not durable, so the chunk must not leave.
         """
         first = self._chain is None
+        if first and self._policy is not SIGNED and self._recorder.attestation is not None:
+            # Nothing leaves of an answer whose attestation could not be had at its end.
+            await self._recorder.attestation.session()
         if self._chain is None:
             self._chain = StreamChain(self._id)
         self._chain.absorb(chunk)
