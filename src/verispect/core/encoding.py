@@ -68,9 +68,17 @@ def encode(value: Any) -> bytes:
     return _dumps(_prepare(value, 0, content=False))
 
 
-def _dumps(prepared: Any) -> bytes:
+def encode_ordered(value: Any) -> bytes:
+    """Encode `value`, whose maps are in deterministic order already: `encode`, quicker.
+
+    A map in another order gives bytes that `decode` refuses.
+    """
+    return _dumps(_prepare(value, 0, content=False), canonical=False)
+
+
+def _dumps(prepared: Any, *, canonical: bool = True) -> bytes:
     try:
-        return cbor2.dumps(prepared, canonical=True)
+        return cbor2.dumps(prepared, canonical=canonical)
     except UnicodeEncodeError as error:
         raise TypeError("text with a lone surrogate is not UTF-8") from error
 

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from verispect.core.commitments import Part
-from verispect.core.encoding import DIGEST_BYTES, Digest, decode, encode
+from verispect.core.encoding import DIGEST_BYTES, Digest, decode, encode_ordered
 from verispect.core.errors import MalformedError, Reason, UnsupportedError
 
 STATEMENT_VERSION: Final = 1
@@ -161,7 +161,13 @@ class InferenceStatement:
 
     def encode(self) -> bytes:
         """Return the payload bytes that are signed."""
-        return encode(self.to_map())
+        return encode_ordered(self.to_map())
+
+    def encode_numbered(self, sequence: int, signed_at: int) -> bytes:
+        """Return the payload with this number and time instead of the draft's."""
+        fields = self.to_map()
+        fields[2], fields[5] = sequence, signed_at
+        return encode_ordered(fields)
 
     def to_map(self) -> dict[int, Any]:
         """Return the payload before it is encoded."""
@@ -184,6 +190,11 @@ _REQUIRED: Final = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13})
 _OPTIONAL: Final = frozenset({14, 15, 16, 17, 18, 19})
 
 
+def _usage_order(item: tuple[str, int]) -> tuple[int, str]:
+    """Return the place of a short ASCII key in a deterministic map: by length, then by letters."""
+    return len(item[0]), item[0]
+
+
 def _to_map(statement: InferenceStatement) -> dict[int, Any]:
     model = statement.model
     result: dict[int, Any] = {
@@ -201,9 +212,9 @@ def _to_map(statement: InferenceStatement) -> dict[int, Any]:
             int(model.determinism),
             int(model.lane),
         ],
-        9: {int(part): value for part, value in statement.commitments.items()},
+        9: {int(part): value for part, value in sorted(statement.commitments.items())},
         10: list(statement.finish_reasons),
-        11: dict(statement.usage),
+        11: dict(sorted(statement.usage.items(), key=_usage_order)),
         12: statement.assurance,
         13: [[promise.kind, promise.digest, promise.due_at] for promise in statement.evidence],
     }

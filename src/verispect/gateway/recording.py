@@ -363,9 +363,8 @@ class Inference:
 def mint(draft: InferenceStatement, sequence: int, subject: str, issuer: Issuer) -> bytes:
     """Sign `draft` as number `sequence`; runs inside the store's transaction."""
     now = max(time.time_ns() // 1_000_000, draft.completed_at)
-    statement = replace(draft, sequence=sequence, signed_at=now)
     envelope = sign_envelope(
-        statement.encode(),
+        draft.encode_numbered(sequence, now),
         content_type=STATEMENT_TYPE,
         issuer=issuer.name,
         subject=subject,
