@@ -9,7 +9,6 @@ is on disk before a statement names it.
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +31,7 @@ from verispect.evidence.attestation import EvidenceClass
 from verispect.evidence.attested import FIELD_BYTES
 from verispect.evidence.bindings.inference_v1 import INFERENCE_V1, inference_digest
 from verispect.evidence.bindings.key_v1 import KEY_V1, KeyBinding
+from verispect.models.blobs import write_atomically
 
 RENEW_SECONDS: Final = ATTESTED_SECONDS // 4
 """The session's evidence is made anew when it is this old."""
@@ -151,20 +151,9 @@ class KeyAttestation:
             endorsements=encode({"binding": binding, "files": files}),
         )
         if keep:
-            await asyncio.to_thread(self._keep, entry)
+            path = self._path(entry.digest())
+            await asyncio.to_thread(write_atomically, path, encode(entry.to_row()))
         return entry
-
-    def _keep(self, entry: EvidenceEntry) -> None:
-        path = self._path(entry.digest())
-        draft = path.with_suffix(f".{os.getpid()}")
-        try:
-            with draft.open("wb") as file:
-                file.write(encode(entry.to_row()))
-                file.flush()
-                os.fsync(file.fileno())
-            draft.rename(path)
-        except OSError as error:
-            raise _failed(self._directory, error) from error
 
     def find(self, digest: bytes) -> EvidenceEntry | None:
         """Return the evidence that a statement names by this digest, checked against it.

@@ -7,12 +7,12 @@ ever, and a record is never replaced by other bytes.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Final
 
 from verispect.core.encoding import Digest, sha256
 from verispect.core.errors import Reason, StoreError
+from verispect.models.blobs import write_atomically
 
 MAX_RECORD_BYTES: Final = 16 * 1024 * 1024
 
@@ -42,17 +42,8 @@ class PublishedRecords:
         """
         digest = sha256(record)
         path = self._path(digest)
-        if path.exists():
-            return digest
-        draft = path.with_suffix(f".{os.getpid()}")
-        try:
-            with draft.open("wb") as file:
-                file.write(record)
-                file.flush()
-                os.fsync(file.fileno())
-            draft.rename(path)
-        except OSError as error:
-            raise _failed(self._directory, error) from error
+        if not path.exists():
+            write_atomically(path, record)
         return digest
 
     def read(self, digest: bytes) -> bytes | None:
