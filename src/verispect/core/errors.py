@@ -40,6 +40,11 @@ class Reason(StrEnum):
     MALFORMED_MANIFEST = "malformed-manifest"
     MALFORMED_MODEL = "malformed-model"
     MALFORMED_TRANSCRIPT = "malformed-transcript"
+    MALFORMED_TILE = "malformed-tile"
+    MALFORMED_NOTE = "malformed-note"
+    MALFORMED_CHECKPOINT = "malformed-checkpoint"
+    MALFORMED_LOG_PROOF = "malformed-log-proof"
+    MALFORMED_LEAF = "malformed-leaf"
     TOO_LARGE = "too-large"
     TOO_DEEP = "too-deep"
     # Understood, but not by this version.
@@ -48,6 +53,7 @@ class Reason(StrEnum):
     UNSUPPORTED_CRITICAL_FIELD = "unsupported-critical-field"
     UNSUPPORTED_EVIDENCE = "unsupported-evidence"
     UNSUPPORTED_MODEL = "unsupported-model"
+    UNSUPPORTED_LEAF = "unsupported-leaf"
     # Checked, and the answer is no.
     SIGNATURE_INVALID = "signature-invalid"
     KEY_UNKNOWN = "key-unknown"
@@ -73,6 +79,12 @@ class Reason(StrEnum):
     POLICY_EMPTY = "policy-empty"
     POLICY_UNMET = "policy-unmet"
     MODEL_NOT_ACCEPTED = "model-not-accepted"
+    # The log, checked.
+    INCLUSION_INVALID = "inclusion-invalid"
+    CONSISTENCY_INVALID = "consistency-invalid"
+    LOG_UNKNOWN = "log-unknown"
+    LOG_FORKED = "log-forked"
+    WITNESSES_MISSING = "witnesses-missing"
     # Attestation evidence, checked.
     ATTESTATION_EXPIRED = "attestation-expired"
     ATTESTATION_NOT_YET_VALID = "attestation-not-yet-valid"
