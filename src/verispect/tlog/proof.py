@@ -211,29 +211,47 @@ def verify_consistency(
     """
     if not 0 <= old_size <= new_size <= MAX_TREE_SIZE:
         raise _not_consistent("the newer tree is smaller")
-    if len(path) > MAX_PROOF_HASHES + 1 or any(len(each) != DIGEST_BYTES for each in path):
-        raise _not_consistent("the path has the wrong form")
     if old_size in (0, new_size):
         if path:
             raise _not_consistent("the path must be empty")
         if old_root != (EMPTY_ROOT if old_size == 0 else new_root):
             raise _not_consistent("the roots of one size differ")
         return
-    if not path:
-        raise _not_consistent("the path is too short")
-    from_old, from_new = _consistency_roots(old_size, Digest(old_root), new_size, path)
-    if from_old != old_root or from_new != new_root:
-        raise _not_consistent("the path leads to other roots")
+    if consistent_root(old_size, old_root, new_size, path) != new_root:
+        raise _not_consistent("the path leads to another root")
+
+
+def consistent_root(old_size: int, old_root: bytes, new_size: int, path: Sequence[bytes]) -> Digest:
+    """Return the newer root that `path` leads to from the older one.
+
+    Args:
+        old_size: the size of the older tree, not zero.
+        old_root: its root.
+        new_size: the size of the newer tree, which is larger.
+        path: the proof.
+
+    Raises:
+        VerificationError: `consistency-invalid` where no tree of `new_size` leaves that begins
+            with the older one has such a path.
+    """
+    if not 0 < old_size < new_size <= MAX_TREE_SIZE or len(old_root) != DIGEST_BYTES:
+        raise _not_consistent("the newer tree is not larger")
+    if not path or any(len(each) != DIGEST_BYTES for each in path):
+        raise _not_consistent("the path is empty, or a hash has the wrong length")
+    from_old, from_new = _walk_both(old_size, Digest(old_root), new_size, path)
+    if from_old != old_root:
+        raise _not_consistent("the path leads to another older root")
+    return from_new
 
 
 def _not_consistent(what: str) -> VerificationError:
     return VerificationError(what, reason=Reason.CONSISTENCY_INVALID)
 
 
-def _consistency_roots(
+def _walk_both(
     old_size: int, old_root: Digest, new_size: int, path: Sequence[bytes]
 ) -> tuple[Digest, Digest]:
-    """Return the two roots that the path leads to."""
+    """Return the older and the newer root that the path leads to."""
     steps = [Digest(each) for each in path]
     if old_size & (old_size - 1) == 0:
         steps.insert(0, old_root)  # A power of two: the old root is itself a node of the new tree.
