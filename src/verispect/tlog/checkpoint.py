@@ -171,3 +171,14 @@ class TrustedLog:
             raise VerificationError("the checkpoint is another log's", reason=Reason.LOG_UNKNOWN)
         verify_note(signed.note, self.keys)
         return signed.unverified
+
+    def bare(self, signed: SignedCheckpoint) -> SignedCheckpoint:
+        """Return the checkpoint with the log's own signatures only.
+
+        Raises:
+            MalformedError: `malformed-note` where there is none.
+        """
+        own = [
+            each for each in signed.note.signatures if any(key.matches(each) for key in self.keys)
+        ]
+        return SignedCheckpoint(Note(signed.note.text, tuple(own)))

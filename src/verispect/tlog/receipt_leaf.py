@@ -1,0 +1,209 @@
+"""The leaf of a receipt: a function of the receipt, and what of it the public may see.
+
+A leaf names the receipt by its digest, which says nothing of what it covers: the statement below
+it holds salted commitments. The model stands behind a commitment of its own, whose salt comes from
+the statement's signature; an operator may also show model, usage or charge in the clear, for the
+whole log, so that anyone can count what the log is used for.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from enum import Flag
+from typing import Any, Final
+
+from verispect.core.encoding import Digest, encode_ordered, sha256
+from verispect.core.errors import Reason, VerificationError
+from verispect.core.keys import KeyId
+from verispect.core.receipt import InferenceReceipt
+from verispect.core.statement import (
+    INFERENCE_ID_BYTES,
+    MAX_PROMISES,
+    PromisedEvidence,
+    TransactionBinding,
+)
+from verispect.tlog import fields
+
+LEAF_VERSION: Final = 1
+"""Of every kind of leaf."""
+
+RECEIPT_KIND: Final = 1
+MAX_EVIDENCE_KIND_CHARACTERS: Final = 256
+MAX_USAGE_COUNTS: Final = 8
+
+_SALT_DOMAIN: Final = b"verispect-log-salt-v1"
+_MODEL_DOMAIN: Final = b"verispect-log-model-v1"
+
+
+class Disclosure(Flag):
+    """What of a receipt its leaf shows in the clear, by the operator's choice for the whole log."""
+
+    NOTHING = 0
+    MODEL = 1
+    USAGE = 2
+    CHARGE = 4
+
+
+def commitment_salt(signature: bytes) -> bytes:
+    """Return the salt of a receipt leaf's commitments, from the signature of its statement.
+
+    Who holds the receipt can compute it, and can show it without showing the receipt.
+    """
+    return sha256(_SALT_DOMAIN + signature)
+
+
+def commit_model(model_id: bytes, *, salt: bytes) -> Digest:
+    """Return the commitment of a receipt leaf to its model."""
+    return Digest(hmac.digest(salt, _MODEL_DOMAIN + model_id, "sha256"))
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptLeaf:
+    """A receipt was issued. The log's word; the receipt itself has the issuer's signature."""
+
+    receipt: Digest
+    """The receipt's id."""
+    issuer_key: KeyId
+    sequence: int
+    signed_at: int
+    assurance: Digest
+    """Digest of the assurance policy that the caller required."""
+    evidence: Sequence[PromisedEvidence]
+    model: Digest
+    """Salted commitment to the model's id."""
+    transaction: TransactionBinding | None = None
+    model_id: Digest | None = None
+    usage: Mapping[str, int] | None = None
+    charge: tuple[str, int] | None = None
+    """Asset and amount, in its smallest unit."""
+
+    @classmethod
+    def of(
+        cls, receipt: InferenceReceipt, *, disclose: Disclosure = Disclosure.NOTHING
+    ) -> ReceiptLeaf:
+        """Return the leaf of a receipt.
+
+        Args:
+            receipt: believed as it is; who appends verifies it first.
+            disclose: what the leaf shows in the clear.
+        """
+        statement = receipt.unverified_statement
+        price = statement.price
+        model_id = statement.model.model_id
+        return cls(
+            receipt=receipt.receipt_id,
+            issuer_key=receipt.envelope.key_id,
+            sequence=statement.sequence,
+            signed_at=statement.signed_at,
+            assurance=statement.assurance,
+            evidence=statement.evidence,
+            model=commit_model(model_id, salt=commitment_salt(receipt.envelope.signature)),
+            transaction=statement.transaction,
+            model_id=model_id if Disclosure.MODEL in disclose else None,
+            usage=statement.usage if Disclosure.USAGE in disclose else None,
+            charge=(price.asset, price.charge) if price and Disclosure.CHARGE in disclose else None,
+        )
+
+    def check(self, receipt: InferenceReceipt) -> None:
+        """Check that this is the leaf of `receipt`, whatever it discloses.
+
+        Raises:
+            VerificationError: `content-mismatch`.
+        """
+        whole = Disclosure.MODEL | Disclosure.USAGE | Disclosure.CHARGE
+        expected = ReceiptLeaf.of(receipt, disclose=whole)
+        shown = replace(
+            expected,
+            model_id=None if self.model_id is None else expected.model_id,
+            usage=None if self.usage is None else expected.usage,
+            charge=None if self.charge is None else expected.charge,
+        )
+        if shown.encode() != self.encode():
+            raise VerificationError(
+                "the leaf is not this receipt's", reason=Reason.CONTENT_MISMATCH
+            )
+
+    def encode(self) -> bytes:
+        """Return the leaf's bytes."""
+        result: dict[int, Any] = {
+            1: LEAF_VERSION,
+            2: RECEIPT_KIND,
+            3: self.receipt,
+            4: self.issuer_key,
+            5: self.sequence,
+            6: self.signed_at,
+            7: self.assurance,
+            8: [[promise.kind, promise.digest, promise.due_at] for promise in self.evidence],
+            9: self.model,
+        }
+        if (transaction := self.transaction) is not None:
+            result[10] = [transaction.transaction_id, transaction.index, transaction.count]
+        if self.model_id is not None:
+            result[11] = self.model_id
+        if self.usage is not None:
+            result[12] = dict(sorted(self.usage.items(), key=lambda item: (len(item[0]), item[0])))
+        if self.charge is not None:
+            result[13] = list(self.charge)
+        return encode_ordered(result)
+
+    @classmethod
+    def from_map(cls, read: dict[int, Any]) -> ReceiptLeaf:
+        """Read the decoded map of a leaf whose version and kind were looked at.
+
+        Raises:
+            MalformedError: `malformed-leaf`.
+        """
+        fields.check_keys(read, set(range(1, 10)), {10, 11, 12, 13})
+        leaf = cls(
+            receipt=fields.digest(read[3], "receipt"),
+            issuer_key=KeyId(fields.digest(read[4], "issuer_key")),
+            sequence=fields.integer(read[5], "sequence"),
+            signed_at=fields.integer(read[6], "signed_at"),
+            assurance=fields.digest(read[7], "assurance"),
+            evidence=tuple(
+                _promise(each) for each in fields.rows(read[8], MAX_PROMISES, "evidence")
+            ),
+            model=fields.digest(read[9], "model"),
+            transaction=_transaction(read[10]) if 10 in read else None,
+            model_id=fields.digest(read[11], "model_id") if 11 in read else None,
+            usage=_usage(read[12]) if 12 in read else None,
+            charge=_charge(read[13]) if 13 in read else None,
+        )
+        if leaf.sequence == 0:
+            raise fields.malformed("sequence starts at 1")
+        return leaf
+
+
+def _promise(value: Any) -> PromisedEvidence:
+    kind, digest, due_at = fields.row(value, 3, "evidence")
+    return PromisedEvidence(
+        kind=fields.text(kind, "evidence kind", MAX_EVIDENCE_KIND_CHARACTERS),
+        digest=fields.optional_digest(digest, "evidence digest"),
+        due_at=None if due_at is None else fields.integer(due_at, "evidence deadline"),
+    )
+
+
+def _transaction(value: Any) -> TransactionBinding:
+    identifier, index, count = fields.row(value, 3, "transaction")
+    if type(identifier) is not bytes or len(identifier) != INFERENCE_ID_BYTES:
+        raise fields.malformed("transaction id has the wrong length")
+    index, count = fields.integer(index, "index"), fields.integer(count, "count")
+    if index >= count:
+        raise fields.malformed("transaction index is not below its count")
+    return TransactionBinding(identifier, index, count)
+
+
+def _usage(value: Any) -> dict[str, int]:
+    if type(value) is not dict or len(value) > MAX_USAGE_COUNTS:
+        raise fields.malformed("usage is not a map")
+    return {
+        fields.text(name, "usage"): fields.integer(count, "usage") for name, count in value.items()
+    }
+
+
+def _charge(value: Any) -> tuple[str, int]:
+    asset, amount = fields.row(value, 2, "charge")
+    limit = MAX_EVIDENCE_KIND_CHARACTERS
+    return fields.text(asset, "asset", limit), fields.integer(amount, "charge")
