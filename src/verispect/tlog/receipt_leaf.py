@@ -98,7 +98,7 @@ class ReceiptLeaf:
             sequence=statement.sequence,
             signed_at=statement.signed_at,
             assurance=statement.assurance,
-            evidence=statement.evidence,
+            evidence=tuple(statement.evidence),
             model=commit_model(model_id, salt=commitment_salt(receipt.envelope.signature)),
             transaction=statement.transaction,
             model_id=model_id if Disclosure.MODEL in disclose else None,
@@ -127,26 +127,41 @@ class ReceiptLeaf:
 
     def encode(self) -> bytes:
         """Return the leaf's bytes."""
-        result: dict[int, Any] = {
-            1: LEAF_VERSION,
-            2: RECEIPT_KIND,
-            3: self.receipt,
-            4: self.issuer_key,
-            5: self.sequence,
-            6: self.signed_at,
-            7: self.assurance,
-            8: [[promise.kind, promise.digest, promise.due_at] for promise in self.evidence],
-            9: self.model,
-        }
+        # Written out, because every receipt passes here; `encode` of the map gives these bytes.
+        optional = self._optional()
+        parts = [
+            bytes((0xA9 + len(optional), 1, LEAF_VERSION, 2, RECEIPT_KIND)),
+            b"\x03\x58\x20",
+            self.receipt,
+            b"\x04\x58\x20",
+            self.issuer_key,
+            b"\x05",
+            _unsigned(self.sequence),
+            b"\x06",
+            _unsigned(self.signed_at),
+            b"\x07\x58\x20",
+            self.assurance,
+            b"\x08",
+            _encode_promises(self.evidence),
+            b"\x09\x58\x20",
+            self.model,
+        ]
+        for key, value in optional.items():
+            parts += (bytes((key,)), encode_ordered(value))
+        return b"".join(parts)
+
+    def _optional(self) -> dict[int, Any]:
+        optional: dict[int, Any] = {}
         if (transaction := self.transaction) is not None:
-            result[10] = [transaction.transaction_id, transaction.index, transaction.count]
+            optional[10] = [transaction.transaction_id, transaction.index, transaction.count]
         if self.model_id is not None:
-            result[11] = self.model_id
+            optional[11] = self.model_id
         if self.usage is not None:
-            result[12] = dict(sorted(self.usage.items(), key=lambda item: (len(item[0]), item[0])))
+            by_length = sorted(self.usage.items(), key=lambda item: (len(item[0]), item[0]))
+            optional[12] = dict(by_length)
         if self.charge is not None:
-            result[13] = list(self.charge)
-        return encode_ordered(result)
+            optional[13] = list(self.charge)
+        return optional
 
     @classmethod
     def from_map(cls, read: dict[int, Any]) -> ReceiptLeaf:
@@ -174,6 +189,28 @@ class ReceiptLeaf:
         if leaf.sequence == 0:
             raise fields.malformed("sequence starts at 1")
         return leaf
+
+
+def _unsigned(value: int) -> bytes:
+    """Return a non-negative integer as CBOR."""
+    if value < 24:
+        return bytes((value,))
+    if value < 1 << 8:
+        return b"\x18" + value.to_bytes(1, "big")
+    if value < 1 << 16:
+        return b"\x19" + value.to_bytes(2, "big")
+    if value < 1 << 32:
+        return b"\x1a" + value.to_bytes(4, "big")
+    return b"\x1b" + value.to_bytes(8, "big")
+
+
+_SIGNATURE_ONLY: Final = encode_ordered([["signature", None, None]])
+
+
+def _encode_promises(evidence: Sequence[PromisedEvidence]) -> bytes:
+    if len(evidence) == 1 and evidence[0] == PromisedEvidence("signature"):
+        return _SIGNATURE_ONLY  # What most receipts list.
+    return encode_ordered([[each.kind, each.digest, each.due_at] for each in evidence])
 
 
 def _promise(value: Any) -> PromisedEvidence:
