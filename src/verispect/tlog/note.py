@@ -186,8 +186,7 @@ class Note:
 
     def with_signatures(self, signatures: Sequence[NoteSignature]) -> Note:
         """Return this note with more signatures under it; a line that it has is not repeated."""
-        have = list(self.signatures)
-        return Note(self.text, (*have, *(each for each in signatures if each not in have)))
+        return Note(self.text, tuple(dict.fromkeys((*self.signatures, *signatures))))
 
 
 def parse_signature_lines(text: str) -> tuple[NoteSignature, ...]:

@@ -323,7 +323,8 @@ class TileHashes:
     One object reads each tile once, so it is for one proof or a few, not for ever.
 
     Args:
-        size: the tree, whose partial tiles must still be there or be served as full ones.
+        size: the size of a published checkpoint, for which partial tiles were stored. Proofs for
+            smaller trees are made from it as well.
         read_tile: gives the bytes of a tile. Where a partial tile is gone it MAY give those of
             the full one.
     """
