@@ -60,20 +60,22 @@ format: .venv/.test  ## Rewrite the code in the house format
 	@.venv/bin/ruff format .
 	@.venv/bin/ruff check --fix .
 
-# A software TPM and its tools, for the tests that make real TPM quotes. Where they cannot be
-# installed those tests are skipped and say so; where CI is set they fail.
-SYSTEM_PACKAGES := swtpm swtpm-tools tpm2-tools
+# A software TPM and its tools, for the tests that make real TPM quotes, and Go with its own
+# transparency log, which checks ours. Where they cannot be installed those tests are skipped and
+# say so; where CI is set they fail.
+SYSTEM_PACKAGES := swtpm swtpm-tools tpm2-tools golang-go golang-golang-x-mod-dev
 
 .PHONY: system-packages
 system-packages:  ## Install the Debian packages that tests use, where this user may
-	@[ "$$(command -v swtpm swtpm_setup tpm2_quote | wc -l)" = 3 ] \
+	@{ [ "$$(command -v swtpm swtpm_setup tpm2_quote go | wc -l)" = 4 ] \
+	  && [ -d /usr/share/gocode/src/golang.org/x/mod/sumdb/tlog ]; } \
 	  || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "installing $(SYSTEM_PACKAGES)"; \
 	    apt-get update -qq >/dev/null \
 	      && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends $(SYSTEM_PACKAGES) >/dev/null \
-	      || echo "make: warning: could not install $(SYSTEM_PACKAGES): TPM tests are skipped" >&2; \
+	      || echo "make: warning: could not install $(SYSTEM_PACKAGES): tests that need them are skipped" >&2; \
 	  else \
-	    echo "make: warning: install $(SYSTEM_PACKAGES): without them TPM tests are skipped" >&2; \
+	    echo "make: warning: install $(SYSTEM_PACKAGES): tests that need them are skipped" >&2; \
 	  fi
 
 .PHONY: test
