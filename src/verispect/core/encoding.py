@@ -24,6 +24,7 @@ from typing import Any, Final, NewType
 
 import cbor2
 
+from verispect.core.cbor_items import byte_string as byte_string
 from verispect.core.errors import MalformedError, Reason
 
 MAX_CBOR_BYTES: Final = 64 * 1024 * 1024
@@ -301,18 +302,6 @@ def _decode_map(
         previous = encoded_key
         result[key], offset = _decode_item(data, offset, depth + 1, budget)
     return result, offset
-
-
-def byte_string(data: bytes) -> bytes:
-    """Return `data` as one CBOR byte string: `encode(data)`, quicker."""
-    length = len(data)
-    if length < 24:
-        return bytes((0x40 | length,)) + data
-    if length < 1 << 8:
-        return bytes((0x58, length)) + data
-    if length < 1 << 16:
-        return b"\x59" + length.to_bytes(2, "big") + data
-    return cbor2.dumps(data)
 
 
 # -- Content values -----------------------------------------------------------------------------

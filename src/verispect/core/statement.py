@@ -14,8 +14,9 @@ from functools import partial
 from typing import Any, Final, TypeVar, cast
 
 from verispect.core.commitments import Part
-from verispect.core.encoding import DIGEST_BYTES, Digest, decode, encode_ordered
+from verispect.core.encoding import DIGEST_BYTES, Digest, decode
 from verispect.core.errors import MalformedError, Reason, UnsupportedError
+from verispect.core.statement_wire import statement_map, write_statement
 
 STATEMENT_VERSION: Final = 1
 MAX_STATEMENT_BYTES: Final = 4096
@@ -161,17 +162,15 @@ class InferenceStatement:
 
     def encode(self) -> bytes:
         """Return the payload bytes that are signed."""
-        return encode_ordered(self.to_map())
+        return write_statement(self, self.sequence, self.signed_at)
 
     def encode_numbered(self, sequence: int, signed_at: int) -> bytes:
         """Return the payload with this number and time instead of the draft's."""
-        fields = self.to_map()
-        fields[2], fields[5] = sequence, signed_at
-        return encode_ordered(fields)
+        return write_statement(self, sequence, signed_at)
 
     def to_map(self) -> dict[int, Any]:
         """Return the payload before it is encoded."""
-        return _to_map(self)
+        return statement_map(self)
 
     @classmethod
     def decode(cls, payload: bytes) -> InferenceStatement:
@@ -188,50 +187,6 @@ class InferenceStatement:
 
 _REQUIRED: Final = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13})
 _OPTIONAL: Final = frozenset({14, 15, 16, 17, 18, 19})
-
-
-def _usage_order(item: tuple[str, int]) -> tuple[int, str]:
-    """Return the place of a short ASCII key in a deterministic map: by length, then by letters."""
-    return len(item[0]), item[0]
-
-
-def _to_map(statement: InferenceStatement) -> dict[int, Any]:
-    model = statement.model
-    result: dict[int, Any] = {
-        1: statement.version,
-        2: statement.sequence,
-        3: statement.received_at,
-        4: statement.completed_at,
-        5: statement.signed_at,
-        6: statement.operation,
-        7: statement.requested_model,
-        8: [
-            int(model.identity),
-            model.model_id,
-            model.engine,
-            int(model.determinism),
-            int(model.lane),
-        ],
-        9: {int(part): value for part, value in sorted(statement.commitments.items())},
-        10: list(statement.finish_reasons),
-        11: dict(sorted(statement.usage.items(), key=_usage_order)),
-        12: statement.assurance,
-        13: [[promise.kind, promise.digest, promise.due_at] for promise in statement.evidence],
-    }
-    if statement.nonce is not None:
-        result[14] = statement.nonce
-    if statement.stream is not None:
-        result[15] = [statement.stream.chunks, statement.stream.head]
-    if (price := statement.price) is not None:
-        rates = [price.input_per_million, price.output_per_million]
-        result[16] = [price.asset, *rates, price.charge, price.ceiling]
-    if statement.payment is not None:
-        result[17] = [statement.payment.scheme, statement.payment.authorisation]
-    if (transaction := statement.transaction) is not None:
-        result[18] = [transaction.transaction_id, transaction.index, transaction.count]
-    if statement.confidential is not None:
-        result[19] = statement.confidential
-    return result
 
 
 def _malformed(what: str) -> MalformedError:

@@ -11,7 +11,6 @@ parameters it would have to ignore.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from typing import Any, Final
 
 import msgspec
@@ -20,10 +19,11 @@ import verispect
 from verispect.core.commitments import Part
 from verispect.core.encoding import to_base64url
 from verispect.core.errors import Reason, RequestError
-from verispect.engines.interface import Lane, Tensor, TensorSpecification
+from verispect.engines.interface import Lane, TensorSpecification
 from verispect.gateway.errors import HttpError
 from verispect.gateway.http import HttpRequest, HttpResponse
 from verispect.gateway.open_inference_codec import parse, render, render_outputs
+from verispect.gateway.open_inference_content import encode_parameters, encode_tensors
 from verispect.gateway.serving import ServedModel
 from verispect.gateway.state import GatewayState
 
@@ -122,9 +122,11 @@ async def infer(
         rendered = render_outputs(outputs, asked)
     given = {tensor.name: tensor for tensor in asked.inputs}
     inference.use_engine(model.identity)
-    inference.commit(Part.PARAMETERS, asked.to_content())
-    inference.commit(Part.EFFECTIVE_INPUT, _content([given[item.name] for item in model.inputs]))
-    inference.commit(Part.OUTPUT, _content(outputs))
+    inference.commit_encoded(Part.PARAMETERS, encode_parameters(asked))
+    inference.commit_encoded(
+        Part.EFFECTIVE_INPUT, encode_tensors([given[item.name] for item in model.inputs])
+    )
+    inference.commit_encoded(Part.OUTPUT, encode_tensors(outputs))
     issued = await inference.finish(
         finish_reasons=("stop",),
         usage={
@@ -150,11 +152,6 @@ async def infer(
         return HttpResponse(200, body, headers=headers)
     headers.append(("inference-header-content-length", str(header_length)))
     return HttpResponse(200, body, content_type="application/octet-stream", headers=headers)
-
-
-def _content(tensors: Sequence[Tensor]) -> list[list[Any]]:
-    """Return what a receipt commits to: exactly what the model got or gave."""
-    return [[item.name, item.datatype, list(item.shape), item.data] for item in tensors]
 
 
 def _split(rest: str) -> tuple[str, str | None, str | None]:

@@ -120,16 +120,6 @@ class InferenceRequest:
     """Whether outputs that were not named are wanted in binary."""
     assurance: str | None
 
-    def to_content(self) -> dict[str, Any]:
-        """Return what was asked for beside the tensors: the receipt's *parameters*."""
-        return {
-            "id": self.identifier,
-            "outputs": [
-                {"name": name, "binary_data": self.binary_outputs[name]} for name in self.outputs
-            ],
-            "binary_data_output": self.binary_by_default,
-        }
-
 
 def parse(body: bytes, headers: Mapping[str, str]) -> InferenceRequest:
     """Read the body of an inference request.

@@ -234,9 +234,13 @@ class Inference:
 
     def commit(self, part: Part, value: Any) -> None:
         """Commit to JSON-like content (bytes allowed); a part is committed to once."""
+        self.commit_encoded(part, encode_content(value))
+
+    def commit_encoded(self, part: Part, value: bytes) -> None:
+        """Commit to content that is encoded already, as `encode_content` does it."""
         if part in self._openings:
             raise RuntimeError(f"{part.label} is committed to already")
-        opening = Opening.of(part, value, salt=self._salt())
+        opening = Opening(part, self._salt(), value)
         self._openings[part] = opening
         self._commitments[part] = opening.commitment()
 
