@@ -45,6 +45,7 @@ class Reason(StrEnum):
     MALFORMED_CHECKPOINT = "malformed-checkpoint"
     MALFORMED_LOG_PROOF = "malformed-log-proof"
     MALFORMED_LEAF = "malformed-leaf"
+    MALFORMED_PROOF = "malformed-proof"
     TOO_LARGE = "too-large"
     TOO_DEEP = "too-deep"
     # Understood, but not by this version.
@@ -85,6 +86,8 @@ class Reason(StrEnum):
     LOG_UNKNOWN = "log-unknown"
     LOG_FORKED = "log-forked"
     WITNESSES_MISSING = "witnesses-missing"
+    # Proofs of a computation, checked.
+    PROOF_INVALID = "proof-invalid"
     # Attestation evidence, checked.
     ATTESTATION_EXPIRED = "attestation-expired"
     ATTESTATION_NOT_YET_VALID = "attestation-not-yet-valid"
@@ -105,6 +108,15 @@ class Reason(StrEnum):
     TCB_REVOKED = "tcb-revoked"
     TCB_UNKNOWN = "tcb-unknown"
     TCB_ADVISORY_REFUSED = "tcb-advisory-refused"
+    # The anchor in a chain, checked.
+    ANCHOR_MISSING = "anchor-missing"
+    ANCHOR_CONFLICT = "anchor-conflict"
+    ANCHOR_CONTRACT_UNKNOWN = "anchor-contract-unknown"
+    DEVELOPMENT_CHAIN = "development-chain"
+    CHAIN_REVERTED = "chain-reverted"
+    CHAIN_UNEXPECTED = "chain-unexpected"
+    CHAIN_UNCONFIRMED = "chain-unconfirmed"
+    CHAIN_FAILED = "chain-failed"
     # Our own roots.
     TRUSTED_ROOT_EMPTY = "trusted-root-empty"
     TRUSTED_ROOT_STALE = "trusted-root-stale"
