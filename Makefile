@@ -91,6 +91,10 @@ vectors: .venv/.test  ## Rebuild the published test vectors and show what change
 bench-receipt: .venv/.test  ## Receipt size, minting and verifying
 	@$(RUN) bench/receipt.py
 
+.PHONY: bench-tlog
+bench-tlog: .venv/.test  ## Hashing, leaves and proofs of the log, without a disk
+	@$(RUN) bench/tlog.py
+
 .PHONY: bench-gateway
 bench-gateway: .venv/.test  ## CPU, latency and throughput of the gateway
 	@$(RUN) bench/gateway.py

@@ -21,7 +21,7 @@ from verispect.tlog.leaf import LateEvidenceLeaf, SignedLeaf, decode_leaf
 from verispect.tlog.note import NoteSignature, VerifierKey
 from verispect.tlog.tiles import decode_entries, encode_entries, parse_path
 from verispect.tlog.tlog_proof import TlogProof
-from verispect.tlog.verdict import Finding, Outcome, Verdict, sign_verdict
+from verispect.tlog.verdict import Finding, NodeVerdict, Outcome, sign_verdict
 from verispect.tlog.witness import AddCheckpointRequest, Cosign, decide
 
 LOG = MemoryLog(entries(50))
@@ -40,7 +40,7 @@ FORK = ForkEvidence(
     tuple(OTHER.consistency(20)),
 )
 VERDICT = sign_verdict(
-    Verdict(
+    NodeVerdict(
         sha256(b"receipt"),
         1,
         sha256(b"software"),

@@ -41,7 +41,7 @@ from verispect.tlog.receipt_leaf import (
     commit_model,
     commitment_salt,
 )
-from verispect.tlog.verdict import VERDICT_TYPE, Finding, Outcome, Verdict, sign_verdict
+from verispect.tlog.verdict import VERDICT_TYPE, Finding, NodeVerdict, Outcome, sign_verdict
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "vectors"))
 
@@ -73,7 +73,7 @@ def signed(payload, content_type, subject, signer=SIGNER):
     return SignedLeaf.of(envelope)
 
 
-VERDICT = Verdict(
+VERDICT = NodeVerdict(
     receipt=RECEIPT.receipt_id,
     verified_at=1_790_000_000_000,
     software=sha256(b"node"),
@@ -341,7 +341,9 @@ def changed_payload(payload, key, value):
 )
 def test_a_verdict_of_another_form_is_refused(key, value):
     """A verdict says of each claim one thing, in known words."""
-    assert reason_of(Verdict.decode, changed_payload(VERDICT, key, value)) is Reason.MALFORMED_LEAF
+    assert (
+        reason_of(NodeVerdict.decode, changed_payload(VERDICT, key, value)) is Reason.MALFORMED_LEAF
+    )
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from verispect.tlog.receipt_leaf import (
     ReceiptLeaf,
 )
 from verispect.tlog.tiles import MAX_ENTRY_BYTES
-from verispect.tlog.verdict import VERDICT_TYPE, Verdict
+from verispect.tlog.verdict import VERDICT_TYPE, NodeVerdict
 
 MAX_LEAF_BYTES: Final = MAX_ENTRY_BYTES
 
@@ -93,7 +93,7 @@ class MissedDeadlineLeaf:
         return encode(head | {4: self.kind, 5: self.due_at, 6: self.noted_at})
 
 
-Payload = Verdict | Refusal | PromptVersion | Coverage | ForkEvidence
+Payload = NodeVerdict | Refusal | PromptVersion | Coverage | ForkEvidence
 
 _CONTENT_TYPES: Final = {
     LeafKind.VERDICT: VERDICT_TYPE,
@@ -128,7 +128,7 @@ class SignedLeaf:
             raise fields.malformed("an envelope in a leaf has no unprotected header")
         leaf = cls(kind, envelope, _decode_payload(kind, envelope.payload))
         payload = leaf.payload
-        if isinstance(payload, Verdict) and envelope.subject != payload.receipt.hex():
+        if isinstance(payload, NodeVerdict) and envelope.subject != payload.receipt.hex():
             raise fields.malformed("the subject of a verdict is another receipt")
         if isinstance(payload, PromptVersion) and envelope.subject != payload.service:
             raise fields.malformed("the subject of a prompt version is another service")
@@ -152,7 +152,7 @@ class SignedLeaf:
 def _decode_payload(kind: LeafKind, payload: bytes) -> Payload:
     match kind:
         case LeafKind.VERDICT:
-            return Verdict.decode(payload)
+            return NodeVerdict.decode(payload)
         case LeafKind.REFUSAL:
             return Refusal.decode(payload)
         case LeafKind.PROMPT_VERSION:

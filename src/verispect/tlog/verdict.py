@@ -56,7 +56,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class NodeVerdict:
     """What one node found about one receipt. Untrusted until its envelope is verified."""
 
     receipt: Digest
@@ -89,7 +89,7 @@ class Verdict:
         return encode(result)
 
     @classmethod
-    def decode(cls, payload: bytes) -> Verdict:
+    def decode(cls, payload: bytes) -> NodeVerdict:
         """Read a payload.
 
         Raises:
@@ -137,7 +137,7 @@ def _finding(value: Any) -> Finding:
     return finding
 
 
-def sign_verdict(verdict: Verdict, *, issuer: str, signer: Signer) -> SignedEnvelope:
+def sign_verdict(verdict: NodeVerdict, *, issuer: str, signer: Signer) -> SignedEnvelope:
     """Sign a verdict as the node `issuer`; its subject is the receipt's id in hexadecimal."""
     return sign_envelope(
         verdict.encode(),
