@@ -284,11 +284,22 @@ def _evidence() -> Iterator[Case]:
         unprotected = encode({-70001: list(rows)})
         return sign1(statement(evidence=evidence).encode(), unprotected=unprotected)
 
+    needs_proof = policy(claims='execution = ["proven"]')
     unknown, unbound = ("undetermined", "unsupported-evidence"), ("refused", "evidence-unbound")
     data = carrying(entry.to_row())
     yield _case("evidence-unknown", "an unknown kind, named by the statement", *unknown, data=data)
     absent = sign1(statement(evidence=promised).encode())
     yield _case("evidence-absent", "promised and not required", *VERIFIED, data=absent)
+    for name, due, result, reason, inputs in (
+        ("pending", NOW, "undetermined", "evidence-pending", {"policy": needs_proof}),
+        ("pending-not-needed", NOW, *VERIFIED, {}),
+        ("overdue", NOW - 1, "refused", "evidence-overdue", {}),
+        ("overdue-and-needed", NOW - 1, "refused", "evidence-overdue", {"policy": needs_proof}),
+    ):
+        open_promise = [*promised[:1], PromisedEvidence("proof", due_at=due)]
+        data = sign1(statement(evidence=open_promise).encode())
+        title = f"promised by a deadline and not here: {name}"
+        yield _case(f"evidence-{name}", title, result, reason, data=data, **inputs)
     plain = carrying(entry.to_row(), evidence=promised[:1])
     yield _case("evidence-unbound", "not named by the statement", *unbound, data=plain)
     twice = carrying(entry.to_row(), entry.to_row())

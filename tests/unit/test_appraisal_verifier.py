@@ -41,8 +41,9 @@ class ExampleEvidence:
 
     name = "example"
 
-    def __init__(self, checks, claims):
+    def __init__(self, checks, claims, binds_itself=False):
         self.appraisal = EvidenceAppraisal(checks, claims, ("an example",))
+        self.binds_itself = binds_itself
 
     def appraise(self, context):
         assert context.entry == ENTRY
@@ -117,9 +118,89 @@ def test_evidence_is_bound_by_kind_and_endorsements_are_not():
     assert replace(ENTRY, endorsements=b"later").digest() == ENTRY.digest()
 
 
-def test_promised_evidence_that_is_absent_is_said_to_be():
-    """A receipt without its promised evidence says so."""
-    promised = [PromisedEvidence("signature"), PromisedEvidence("example", due_at=1)]
+DUE = material.NOW + 1
+NEEDS_PROOF = AssurancePolicy("proven", {Claim.EXECUTION: frozenset({Source.PROVEN})})
+
+
+def promised_with(*entries, due_at=DUE, promises=1):
+    """A receipt that promises evidence without naming it, with the entries that came."""
+    promised = [PromisedEvidence("signature")] + [
+        PromisedEvidence("example", due_at=due_at)
+    ] * promises
+    statement = material.statement(evidence=promised)
+    unprotected = encode({-70001: [entry.to_row() for entry in entries]} if entries else {})
+    return InferenceReceipt.parse(material.sign1(statement.encode(), unprotected=unprotected))
+
+
+def appraise_promised(receipt, policy, *, binds_itself=True, now=material.NOW):
+    kind = ExampleEvidence([GOOD_CHECK], PROVEN, binds_itself)
+    verifier = Verifier(ROOT, kinds={**BUILT_IN, "example": kind})
+    return verifier.appraise(receipt, opened={}, policy=policy, now=now)
+
+
+def test_pending_evidence_is_neither_yes_nor_no():
+    """Where the policy rests on evidence that is not due yet, the answer is: not yet."""
+    result = appraise_promised(promised_with(), NEEDS_PROOF)
+    assert (result.verdict, result.reason) == (Verdict.UNDETERMINED, Reason.EVIDENCE_PENDING)
+    assert any(
+        line.startswith("promised evidence that is not here yet") for line in result.not_covered
+    )
+
+
+def test_pending_evidence_that_the_policy_does_not_need_only_shows():
+    """A policy that is met without it is met; that something is missing is said."""
+    result = appraise_promised(promised_with(), SIGNED)
+    assert result.verdict is Verdict.VERIFIED
+    assert any(
+        line.startswith("promised evidence that is not here yet") for line in result.not_covered
+    )
+
+
+@pytest.mark.parametrize("policy", [SIGNED, NEEDS_PROOF])
+def test_a_broken_promise_fails_whatever_is_required(policy):
+    """After the deadline a receipt without its promised evidence has failed."""
+    result = appraise_promised(promised_with(), policy, now=DUE + 1)
+    assert (result.verdict, result.reason) == (Verdict.REFUSED, Reason.EVIDENCE_OVERDUE)
+
+
+def test_evidence_that_came_later_is_admitted_by_its_promise():
+    """Evidence that binds itself needs no digest in the statement."""
+    result = appraise_promised(promised_with(ENTRY), NEEDS_PROOF)
+    assert result.verdict is Verdict.VERIFIED
+    assert appraise_promised(promised_with(ENTRY), NEEDS_PROOF, now=DUE + 1).verdict is (
+        Verdict.VERIFIED
+    )
+
+
+def test_evidence_that_does_not_bind_itself_is_not_admitted_by_a_promise():
+    """A quote of the key could be of any inference, so it must be named when signing."""
+    result = appraise_promised(promised_with(ENTRY), SIGNED, binds_itself=False)
+    assert (result.verdict, result.reason) == (Verdict.REFUSED, Reason.EVIDENCE_UNBOUND)
+
+
+def test_one_promise_admits_one_piece_of_evidence():
+    """More evidence than was promised is unbound."""
+    other = replace(ENTRY, body=b"other")
+    result = appraise_promised(promised_with(other, ENTRY), SIGNED, binds_itself=False)
+    assert result.reason is Reason.EVIDENCE_UNBOUND
+    twice = appraise_promised(promised_with(ENTRY, ENTRY), SIGNED)
+    assert (twice.verdict, twice.reason) == (Verdict.REFUSED, Reason.EVIDENCE_UNBOUND)
+
+
+def test_evidence_collected_after_its_deadline_is_late():
+    """A deadline is kept or broken by when the evidence was there, not by when it is judged."""
+    late = replace(ENTRY, collected_at=DUE + 1)
+    statement = promised_with(late)
+    kind = ExampleEvidence([GOOD_CHECK], PROVEN, binds_itself=True)
+    kind.appraise = lambda context: kind.appraisal
+    verifier = Verifier(ROOT, kinds={**BUILT_IN, "example": kind})
+    result = verifier.appraise(statement, opened={}, policy=SIGNED, now=DUE + 5)
+    assert (result.verdict, result.reason) == (Verdict.REFUSED, Reason.EVIDENCE_LATE)
+
+
+def test_named_evidence_that_is_absent_is_said_to_be():
+    """A receipt without evidence that it names by digest says so."""
+    promised = [PromisedEvidence("signature"), PromisedEvidence("example", ENTRY.digest())]
     result = verify(material.receipt(evidence=promised)).result
     assert "promised evidence that is not here: example" in result.not_covered
 

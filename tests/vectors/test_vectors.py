@@ -27,6 +27,7 @@ WITHOUT_VECTOR = {
     # Only a further kind of evidence reaches these; tests/unit/test_appraisal_verifier.py has one.
     Reason.EVIDENCE_INVALID,
     Reason.EVIDENCE_REFUTES,
+    Reason.EVIDENCE_LATE,
     # These become `malformed-trusted-root` before anyone outside sees them.
     Reason.MALFORMED_JSON,
     Reason.MALFORMED_KEY,

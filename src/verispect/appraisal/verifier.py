@@ -17,11 +17,17 @@ from verispect.appraisal.expected import NOTHING_EXPECTED as NOTHING_EXPECTED
 from verispect.appraisal.expected import Expected as Expected
 from verispect.appraisal.expected import check_expected
 from verispect.appraisal.policy import AssurancePolicy
+from verispect.appraisal.promises import (
+    check_late,
+    check_missing,
+    check_pending,
+    describe_pending,
+    match_promises,
+)
 from verispect.appraisal.result import _GUARD, AttestationResult, Verdict, VerifiedReceipt
 from verispect.appraisal.trusted_root import TrustedRoot
 from verispect.core.claims import Claim, ClaimSources, Source, combine
 from verispect.core.commitments import OpenedParts
-from verispect.core.encoding import Digest
 from verispect.core.errors import Error, Reason, TrustError, UnsupportedError, VerificationError
 from verispect.core.receipt import InferenceReceipt
 from verispect.core.statement import InferenceStatement, ModelIdentity
@@ -112,7 +118,9 @@ class Verifier:
         # 1. Our own side first: a root that is empty or stale cannot tell anything.
         checks.append(_check_trusted_root(self._trusted_root, now))
         # 2. The signature, then every other piece of evidence, each bound to this statement.
-        context = EvidenceContext(receipt, None, self._trusted_root, now, policy.attestation)
+        context = EvidenceContext(
+            receipt, None, self._trusted_root, now, policy.attestation, opened
+        )
         appraisals = self._appraise_evidence(context, checks, not_covered)
         # 3. Times agree with each other and with the verifier's.
         checks.append(_check_times(statement, policy, now))
@@ -132,6 +140,9 @@ class Verifier:
         claims = combine(each.claims for each in believed)
         if Source.HARDWARE in claims[Claim.CONFIDENTIALITY]:
             not_covered = [line for line in not_covered if line != OPERATOR_READS]
+        missing = match_promises(statement.evidence, receipt.evidence, self._kinds).missing
+        if not failed and (pending := check_pending(policy.unmet(claims), missing)):
+            checks.append(pending)
         checks.append(_check_policy(policy, claims))
         if failed:
             not_covered.append("every claim: a check failed, so none counts")
@@ -167,13 +178,14 @@ class Verifier:
         not_covered += appraisal.not_covered
         found.append(appraisal)
         promises = receipt.unverified_statement.evidence
-        signed = {(promise.kind, promise.digest) for promise in promises}
-        delivered: set[tuple[str, Digest | None]] = set()
+        delivery = match_promises(promises, receipt.evidence, self._kinds)
+        named = {each.digest for each in promises}
+        seen = set()
         for entry in receipt.evidence:
-            identity = (entry.kind, entry.digest())
+            digest = entry.digest()
             name = f"evidence:{entry.kind}"
             kind = self._kinds.get(entry.kind)
-            if identity not in signed or identity in delivered:
+            if digest not in delivery.admitted or digest in seen:
                 detail = "the statement does not name this evidence, or it is here twice"
                 checks.append(Check(name, CheckStatus.FAILED, detail, Reason.EVIDENCE_UNBOUND))
             elif kind is None or entry.kind == "signature":
@@ -181,15 +193,16 @@ class Verifier:
                 checks.append(Check(name, CheckStatus.UNKNOWN, detail, Reason.UNSUPPORTED_EVIDENCE))
             else:
                 appraisal = kind.appraise(replace(context, entry=entry))
+                checks += check_late(promises, entry, named=digest in named)
                 checks += appraisal.checks or [_nothing_checked(name)]
                 not_covered += appraisal.not_covered
                 found.append(appraisal)
-            delivered.add(identity)
-        # Evidence that was promised and is not here adds nothing, and is said to be absent.
+            seen.add(digest)
+        checks += check_missing(delivery.missing, context.now)
+        # Evidence that was named and is not here adds nothing, and is said to be absent.
+        not_covered += describe_pending(delivery.missing)
         not_covered += [
-            f"promised evidence that is not here: {promise.kind}"
-            for promise in promises
-            if promise.kind != "signature" and (promise.kind, promise.digest) not in delivered
+            f"promised evidence that is not here: {each.kind}" for each in delivery.absent
         ]
         return found
 

@@ -130,6 +130,8 @@ class AttestedKey:
         technology: the name on the wire.
     """
 
+    binds_itself = False
+
     def __init__(self, technology: str) -> None:
         self.name = technology
 

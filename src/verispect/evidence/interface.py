@@ -11,10 +11,11 @@ same way. A kind that is not built in is never loaded unless its name is given.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from verispect.core.claims import ClaimSources
+from verispect.core.commitments import OpenedParts
 from verispect.core.keys import KeyId, PublicKey
 from verispect.core.receipt import EvidenceEntry, InferenceReceipt
 from verispect.evidence.attestation import (
@@ -67,6 +68,8 @@ class EvidenceContext:
     """Milliseconds since the epoch: the time at which to judge."""
     policy: AttestationPolicy = DEFAULT_ATTESTATION_POLICY
     """What is acceptable of attestation evidence."""
+    opened: OpenedParts = field(default_factory=dict)
+    """The openings at hand; the verifier checks each against its commitment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,11 @@ class EvidenceKind(Protocol):
     @property
     def name(self) -> str:
         """The kind's name on the wire."""
+        ...
+
+    @property
+    def binds_itself(self) -> bool:
+        """Whether evidence of this kind names the statement, so that it may come after it."""
         ...
 
     def appraise(self, context: EvidenceContext) -> EvidenceAppraisal:

@@ -36,6 +36,7 @@ class SignatureEvidence:
     """Verifies the envelope: key known, name matching, valid when it signed, signature good."""
 
     name = "signature"
+    binds_itself = False
 
     def appraise(self, context: EvidenceContext) -> EvidenceAppraisal:
         """Verify the envelope's signature (spec/verification.md, steps 1 and 2)."""
