@@ -24,6 +24,8 @@ class E:
     def __add__(self, other: E | int) -> E:
         if isinstance(other, int):
             return E(self.a + other, self.b)
+        if not isinstance(other, E):
+            return NotImplemented
         return E(self.a + other.a, self.b + other.b)
 
     __radd__ = __add__
@@ -32,6 +34,8 @@ class E:
         return E(-self.a, -self.b)
 
     def __sub__(self, other: E | int) -> E:
+        if not isinstance(other, E | int):
+            return NotImplemented
         return self + (-other)
 
     def __rsub__(self, other: int) -> E:
@@ -40,6 +44,8 @@ class E:
     def __mul__(self, other: E | int) -> E:
         if isinstance(other, int):
             return E(self.a * other, self.b * other)
+        if not isinstance(other, E):
+            return NotImplemented
         return E(self.a * other.a + 7 * self.b * other.b, self.a * other.b + self.b * other.a)
 
     __rmul__ = __mul__
@@ -142,9 +148,7 @@ class Transcript:
 
     def _step(self, kind: int, label: str, rest: bytes = b"") -> None:
         name = label.encode("ascii")
-        self.state = hashlib.sha256(
-            self.state + bytes([kind, len(name)]) + name + rest
-        ).digest()
+        self.state = hashlib.sha256(self.state + bytes([kind, len(name)]) + name + rest).digest()
 
     def absorb(self, label: str, data: bytes) -> None:
         self._step(1, label, len(data).to_bytes(8, "little") + data)

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from oracles.proof_algebra import ONE, ZERO, E, eq_table
+from oracles.proof_algebra import ZERO, E, eq_table
 from verispect.proof.graph import (
     Affine,
     Convolve,
@@ -172,7 +172,13 @@ class Witness:
     """All tensors of one batch, by name and in order; `weights` are flat unpadded lists."""
 
     def __init__(
-        self, graph: Graph, weights: list[list[int]], inputs: list[list[int]], hidden_input: bool
+        self,
+        graph: Graph,
+        weights: list[list[int]],
+        inputs: list[list[int]],
+        hidden_input: bool,
+        *,
+        run: bool = True,
     ) -> None:
         self.graph = graph
         self.batch = len(inputs)
@@ -181,13 +187,31 @@ class Witness:
         for array, values in zip(self.weights, weights, strict=True):
             for place, value in zip(array.places(), values, strict=True):
                 array[place] = int(value)
-        self.named: dict[Name, Array] = {("input",): self._array(0)}
+        self.named: dict[Name, Array] = {}
+        if not inputs:
+            return
+        self.named["input",] = self._array(0)
+        if not run:
+            self._shapes_only()
+            return
         flat = [value for row in inputs for value in row]
         for place, value in zip(self.named["input",].places(), flat, strict=True):
             self.named["input",][place] = int(value)
         for number, node in enumerate(graph.nodes):
             self._run(number, node)
         self.count_multiplicities()
+
+    def _shapes_only(self) -> None:
+        for number, node in enumerate(self.graph.nodes):
+            if isinstance(node, Maximum):
+                names: list[Name] = [("stage", number, k) for k in range(1, node.kernel)]
+            else:
+                names = [("limb", number, i) for i in range(self.graph.limbs(node))]
+                names = [*([("q", number)] if node.requantise else []), *names, ("y", number)]
+            for name in names:
+                self.named[name] = self._array(number + 1)
+        for tag in tables_used(self.graph, hidden_input=self.hidden_input):
+            self.named["mult", tag] = Array((len(entries(self.graph, tag)),))
 
     def _array(self, tensor: int) -> Array:
         return Array((self.batch, *self.graph.shapes[tensor]))
@@ -350,9 +374,7 @@ class Witness:
                 constant = constant + weight * fill
         return vector, constant
 
-    def linear(
-        self, number: int, term: Window | Scale | Embed, point: Sequence[E]
-    ) -> list[E]:
+    def linear(self, number: int, term: Window | Scale | Embed, point: Sequence[E]) -> list[E]:
         source, result = self.tensor(term.source), self._array(number + 1)
         table, vector = eq_table(point), [ZERO] * len(source.values)
         for place in result.places():
@@ -377,14 +399,11 @@ class Witness:
         for choice in taps_array.places():
             for place in spatial.places():
                 full = (place[0], 0, *place[1:])
-                there = convolved_source(
-                    self.graph, term, full, choice[0], choice[1], choice[2:]
-                )
+                there = convolved_source(self.graph, term, full, choice[0], choice[1], choice[2:])
                 if source.holds(there):
                     at = source.index(there)
                     vector[at] = (
-                        vector[at]
-                        + table[spatial.index(place)] * weights[taps_array.index(choice)]
+                        vector[at] + table[spatial.index(place)] * weights[taps_array.index(choice)]
                     )
         return vector
 
@@ -400,9 +419,7 @@ class Witness:
         for choice in choices.places():
             for place in spatial.places():
                 full = (place[0], 0, *place[1:])
-                there = convolved_source(
-                    self.graph, term, full, choice[0], choice[1], choice[2:]
-                )
+                there = convolved_source(self.graph, term, full, choice[0], choice[1], choice[2:])
                 if source.holds(there):
                     at = choices.index(choice)
                     values[at] = values[at] + table[spatial.index(place)] * source[there]
@@ -415,6 +432,3 @@ def apply(vector: list[E], array: Array) -> E:
         if value:
             result = result + coefficient * value
     return result
-
-
-__all__ = ["ONE", "Array", "Name", "Witness", "apply", "bits", "entries", "padded", "tables_used"]
