@@ -11,14 +11,16 @@ import pytest
 from tlog_log import COSIGNED_AT, ORIGIN, SIGNER, TRUSTED, WITNESSES, MemoryLog, entries, policy
 from verispect.attesters.signer import SoftwareSigner
 from verispect.core.claims import Claim, Source
-from verispect.core.encoding import sha256
+from verispect.core.encoding import decode, sha256
 from verispect.core.errors import Error, MalformedError, Reason, UnsupportedError
+from verispect.core.statement import PromisedEvidence
 from verispect.tlog.checkpoint import Checkpoint, SignedCheckpoint, sign_checkpoint
 from verispect.tlog.cose_receipt import CoseReceipt, InclusionProof, sign_cose_receipt
 from verispect.tlog.cosignature import cosign
 from verispect.tlog.fork import ForkEvidence
 from verispect.tlog.leaf import LateEvidenceLeaf, SignedLeaf, decode_leaf
 from verispect.tlog.note import NoteSignature, VerifierKey
+from verispect.tlog.receipt_leaf import ReceiptLeaf, read_plain
 from verispect.tlog.tiles import decode_entries, encode_entries, parse_path
 from verispect.tlog.tlog_proof import TlogProof
 from verispect.tlog.verdict import Finding, NodeVerdict, Outcome, sign_verdict
@@ -129,6 +131,56 @@ def test_an_unsigned_leaf_changed_in_a_bit_is_another_leaf_or_none():
             assert decode_leaf(bytes(damaged)) != leaf
         except (MalformedError, UnsupportedError):
             continue
+
+
+PLAIN = ReceiptLeaf(
+    receipt=sha256(b"r"),
+    issuer_key=sha256(b"k"),
+    sequence=300,
+    signed_at=1_790_000_000_000,
+    assurance=sha256(b"a"),
+    evidence=(PromisedEvidence("signature"),),
+    model=sha256(b"m"),
+)
+DISCLOSED = replace(PLAIN, sequence=7, model_id=sha256(b"i"), usage={"input_tokens": 5})
+
+
+def outcome(read, data):
+    try:
+        return read(data)
+    except Error as error:
+        return error.reason
+
+
+def by_map(data):
+    """The slow way: decode the whole map."""
+    fields = decode(data, limit=65_535)
+    if type(fields) is not dict or fields.get(1) != 1 or fields.get(2) != 1:
+        raise MalformedError("another leaf", reason=Reason.MALFORMED_LEAF)
+    return ReceiptLeaf.from_map(fields)
+
+
+@pytest.mark.parametrize("leaf", [PLAIN, DISCLOSED], ids=["plain", "disclosed"])
+def test_the_quick_reader_is_as_strict_as_the_slow_one(leaf):
+    """Cut, changed or with other numbers, a receipt leaf is read alike by offsets and by map."""
+    data = leaf.encode()
+    assert read_plain(data) == by_map(data) == leaf
+    damaged = [data[:end] for end in range(len(data))] + [data + b"\x00", data + data]
+    for place, value in itertools.product(range(len(data)), (0, 1, 23, 24, 0x7F, 0x80, 0xFF)):
+        changed = bytearray(data)
+        changed[place] ^= value
+        damaged.append(bytes(changed))
+    start = data.index(b"\x05", 75) + 1
+    end = data.index(b"\x06", start)
+    for number in (b"\x00", b"\x17", b"\x18\x17", b"\x18\x18", b"\x19\x00\xff", b"\x19\x01\x00"):
+        damaged.append(data[:start] + number + data[end:])
+    for number in (0xFFFF, 0x1_0000, 0xFFFF_FFFF, 1 << 32, (1 << 63) - 1, 1 << 63):
+        wide = b"\x1b" + number.to_bytes(8, "big")
+        damaged.append(data[:start] + wide + data[end:])
+    read = [(outcome(read_plain, each), outcome(by_map, each)) for each in damaged]
+    # What the quick one leaves alone (`None`) is judged by the map.
+    assert all(quick == slow for quick, slow in read if quick is not None)
+    assert sum(isinstance(quick, ReceiptLeaf) for quick, _ in read) > 900
 
 
 def test_random_bytes_and_splices_raise_only_our_errors():

@@ -33,6 +33,7 @@ from verispect.tlog.receipt_leaf import (
     MAX_EVIDENCE_KIND_CHARACTERS,
     RECEIPT_KIND,
     ReceiptLeaf,
+    read_plain,
 )
 from verispect.tlog.tiles import MAX_ENTRY_BYTES
 from verispect.tlog.verdict import VERDICT_TYPE, NodeVerdict
@@ -175,6 +176,9 @@ def decode_leaf(data: bytes) -> Leaf:
         UnsupportedError: `unsupported-leaf` for a kind that is not known: the leaf counts, and
             says nothing; `unsupported-version` and `unsupported-algorithm`.
     """
+    plain = read_plain(data)
+    if plain is not None:
+        return plain
     read = decode(data, limit=MAX_LEAF_BYTES)
     if type(read) is not dict:
         raise fields.malformed("a leaf is not a map")
