@@ -2,7 +2,7 @@
 
 One `Inference` accompanies one request. Routes tell it what the answer depends on, part by part;
 `finish` returns only when the signed receipt is on disk, so that no answer leaves before. The
-sequence number is given, and the statement signed, inside the store's transaction.
+store gives the sequence number and has the statement signed in the commit of the receipt.
 
 This module refuses to answer for a request it did not begin, to finish one twice, and to keep any
 content outside the openings, which are erased after their retention.
@@ -365,7 +365,7 @@ class Inference:
 
 
 def mint(draft: InferenceStatement, sequence: int, subject: str, issuer: Issuer) -> bytes:
-    """Sign `draft` as number `sequence`; runs inside the store's transaction."""
+    """Sign `draft` as number `sequence`; runs on the store's writer thread."""
     now = max(time.time_ns() // 1_000_000, draft.completed_at)
     envelope = sign_envelope(
         draft.encode_numbered(sequence, now),

@@ -32,10 +32,10 @@ class NewReceipt:
     mint: Callable[[int], bytes]
     """Given the sequence number returns the signed receipt.
 
-    It runs on the writer thread inside a transaction: it MUST be short and pure CPU. It MAY be
-    called again with another number when a batch has to be repeated, so it MUST NOT let its bytes
-    out itself; only what `issue` returns was made durable. It MAY raise: only its own caller sees
-    that, and the number goes to the next receipt.
+    It runs on the writer thread, often inside a transaction: it MUST be short and pure CPU. It
+    MAY be called again with another number when a batch has to be repeated, so it MUST NOT let its
+    bytes out itself; only what `issue` returns was made durable. It MAY raise: only its own caller
+    sees that, and the number goes to the next receipt.
     """
 
     openings: bytes | None = None

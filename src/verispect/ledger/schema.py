@@ -75,6 +75,26 @@ BEGIN SELECT RAISE(ABORT, 'sequence is not the next one'); END;
 """
 
 
+_INCOMING: Final = """
+CREATE TEMP VIEW incoming AS
+  SELECT issuer, sequence, inference_id, receipt_id, issued_at, receipt, NULL AS content
+  FROM receipts;
+
+CREATE TEMP TRIGGER incoming_is_kept INSTEAD OF INSERT ON incoming
+BEGIN
+  INSERT INTO receipts (issuer, sequence, inference_id, receipt_id, issued_at, receipt) VALUES
+    (NEW.issuer, NEW.sequence, NEW.inference_id, NEW.receipt_id, NEW.issued_at, NEW.receipt);
+  INSERT INTO openings (entry, issued_at, content)
+    SELECT last_insert_rowid(), NEW.issued_at, NEW.content WHERE NEW.content IS NOT NULL;
+END;
+"""
+"""Receipts with their openings as one row each, so that a whole batch is one statement.
+
+It is a thing of the connection and not of the file. The entry number is SQLite's: one more than
+the highest, because no receipt is ever deleted.
+"""
+
+
 def is_locked(error: sqlite3.Error) -> bool:
     """Tell whether `error` means that another connection holds the lock (BUSY or LOCKED)."""
     return getattr(error, "sqlite_errorcode", 0) & 0xFF in (
@@ -113,6 +133,8 @@ def open_writer(database: Path, *, busy_milliseconds: int = 0) -> sqlite3.Connec
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
+        # A large statement's own journal is no file: it is lost with the process, as it should be.
+        connection.execute("PRAGMA temp_store = MEMORY")
         # Erased openings are overwritten in the file, not only unlinked.
         connection.execute("PRAGMA secure_delete = ON")
         (level,) = connection.execute("PRAGMA synchronous").fetchone()
@@ -125,6 +147,21 @@ def open_writer(database: Path, *, busy_milliseconds: int = 0) -> sqlite3.Connec
             f"expected journal mode wal with synchronous 2, got {mode} with {level}",
             reason=Reason.STORE_FAILED,
         )
+    return connection
+
+
+def open_inserter(database: Path) -> sqlite3.Connection:
+    """Open a writer that also has the view `incoming`.
+
+    Raises:
+        StoreError: as `open_writer`.
+    """
+    connection = open_writer(database)
+    try:
+        connection.executescript(_INCOMING)
+    except sqlite3.Error as exc:
+        connection.close()
+        raise store_error("open the receipt store", exc) from exc
     return connection
 
 

@@ -5,8 +5,8 @@ number. What fails for the store's reasons (disk full, lock held) fails the whol
 number of it is spent.
 
 Every SQLite call hands the interpreter lock over and has to win it back from a busy event loop.
-Rows are therefore inserted many to a statement: `_insert` needs one call where `executemany`
-would need one per row.
+All receipts of a batch are therefore one statement, and a batch of nothing else can be a
+transaction of its own with that statement alone: see `Transaction.stage`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Final
 
 from verispect.core.encoding import sha256
@@ -42,37 +43,15 @@ COMMIT_LOG_BYTES: Final = 8 * 1024
 RECEIPT_LOG_BYTES: Final = 8 * 1024
 """Measured: what a commit, and each receipt beside its content, adds to the WAL in whole pages."""
 
-_ROWS_PER_STATEMENT: Final = (64, 32, 16, 8, 4, 2, 1)
-
-_NEXT_NUMBERS: Final = (
-    "SELECT (SELECT coalesce(max(sequence), 0) FROM receipts WHERE issuer = ?),"
-    " (SELECT coalesce(max(entry), 0) FROM receipts)"
-)
-_INSERT_RECEIPTS: Final = (
-    "INSERT INTO receipts"
-    " (entry, issuer, sequence, inference_id, receipt_id, issued_at, receipt) VALUES "
-)
-_INSERT_OPENINGS: Final = "INSERT INTO openings (entry, issued_at, content) VALUES "
+_HIGHEST: Final = "SELECT coalesce(max(sequence), 0) FROM receipts WHERE issuer = ?"
+_COLUMNS: Final = 7
+_INFERENCE_ID: Final = 2
 
 
-def _statements(insert: str, columns: int) -> dict[int, str]:
-    row = f"({', '.join('?' * columns)})"
-    return {rows: insert + ", ".join([row] * rows) for rows in _ROWS_PER_STATEMENT}
-
-
-_RECEIPT_STATEMENTS: Final = _statements(_INSERT_RECEIPTS, 7)
-_OPENING_STATEMENTS: Final = _statements(_INSERT_OPENINGS, 3)
-
-
-def _insert(
-    connection: sqlite3.Connection, statements: dict[int, str], rows: Sequence[tuple[Any, ...]]
-) -> None:
-    start = 0
-    for count in _ROWS_PER_STATEMENT:
-        while len(rows) - start >= count:
-            values = [value for row in rows[start : start + count] for value in row]
-            connection.execute(statements[count], values)
-            start += count
+@cache
+def _insertion(rows: int) -> str:
+    row = f"({', '.join('?' * _COLUMNS)})"
+    return f"INSERT INTO incoming VALUES {', '.join([row] * rows)}"  # noqa: S608 - no values
 
 
 class _Refusal(Exception):  # noqa: N818
@@ -97,6 +76,9 @@ class Transaction:
     careful: bool = False
     """Look each id up before it is used: for repeating a batch that met a used one."""
 
+    found: int = 0
+    """The issuer's highest sequence number before this."""
+
     highest: int = 0
     """The issuer's highest sequence number once this is committed."""
 
@@ -106,27 +88,33 @@ class Transaction:
     opened: set[bytes] = field(default_factory=set)
     closed: set[bytes] = field(default_factory=set)
     forgotten_owners: set[str] = field(default_factory=set)
-    _entry: int = 0
-    _receipts: list[tuple[Any, ...]] = field(default_factory=list)
-    _openings: list[tuple[Any, ...]] = field(default_factory=list)
+    _rows: int = 0
+    _values: list[Any] = field(default_factory=list)
     _staged_ids: set[bytes] = field(default_factory=set)
 
-    def stage(self, batch: Sequence[Waiting]) -> None:
-        """Write the batch into the open transaction and set each outcome.
+    def stage(self, batch: Sequence[Waiting], *, after: int | None = None) -> None:
+        """Write the batch and set each outcome.
+
+        Args:
+            batch: what to write.
+            after: `None` in an open transaction; the issuer's highest number is then read in it.
+                A number outside of one: the batch, of receipts only, goes on from there and is
+                committed when this returns. The number is what was last seen and may be wrong;
+                the database then refuses the statement, and nothing was written.
 
         Raises:
             sqlite3.Error: when nothing of the batch can be committed.
         """
-        self.highest, self._entry = self.connection.execute(
-            _NEXT_NUMBERS, (self.issuer,)
-        ).fetchone()
+        if after is None:
+            (after,) = self.connection.execute(_HIGHEST, (self.issuer,)).fetchone()
+        self.found = self.highest = after
         for waiting in batch:
             try:
                 waiting.outcome = self._stage_one(waiting)
             except _Refusal as refusal:
                 waiting.outcome = refusal.error
-        _insert(self.connection, _RECEIPT_STATEMENTS, self._receipts)
-        _insert(self.connection, _OPENING_STATEMENTS, self._openings)
+        if self._rows:
+            self.connection.execute(_insertion(self._rows), self._values)
         for inference_id in self.closed:
             self.connection.execute(
                 "DELETE FROM open_streams WHERE inference_id = ?", (inference_id,)
@@ -169,18 +157,24 @@ class Transaction:
             self._refuse_if_used("receipt_id", receipt_id)
             self._staged_ids.update((new.inference_id, receipt_id))
         now = self.clock()
-        self._entry += 1
         self.highest = sequence
-        self._receipts.append(
-            (self._entry, self.issuer, sequence, new.inference_id, receipt_id, now, receipt)
+        self._rows += 1
+        inference_id, openings = new.inference_id, new.openings
+        self._values += (
+            self.issuer,
+            sequence,
+            inference_id,
+            receipt_id,
+            now,
+            receipt,
+            openings,
         )
         self.written += len(receipt) + RECEIPT_LOG_BYTES
-        if new.openings is not None:
-            self._openings.append((self._entry, now, new.openings))
-            self.written += len(new.openings)
-        if new.inference_id in self.streams or new.inference_id in self.opened:
-            self.closed.add(new.inference_id)
-        return StoredReceipt(sequence, receipt_id, new.inference_id, receipt, now)
+        if openings is not None:
+            self.written += len(openings)
+        if inference_id in self.streams or inference_id in self.opened:
+            self.closed.add(inference_id)
+        return StoredReceipt(sequence, receipt_id, inference_id, receipt, now)
 
     def _refuse_if_used(self, column: str, identifier: bytes) -> None:
         used = (
@@ -199,7 +193,7 @@ class Transaction:
             " UNION ALL SELECT 1 FROM open_streams WHERE inference_id = ?1",
             (inference_id,),
         ).fetchone()
-        if used or any(row[3] == inference_id for row in self._receipts):
+        if used or inference_id in self._values[_INFERENCE_ID::_COLUMNS]:
             raise _Refusal(_conflict("this inference id already has a stream or a receipt"))
         self.connection.execute(
             "INSERT INTO open_streams (inference_id, owner, recovery) VALUES (?, ?, ?)",

@@ -4,8 +4,10 @@ Invariants:
 
 - a future resolves only after the commit that holds its work has been fsynced (WAL with
   `synchronous=FULL`), or after that commit failed and was rolled back;
-- the next sequence number is read inside the transaction, under the database's write lock, so
-  that several processes share one gapless sequence and no number is held in memory;
+- the database decides the next sequence number, inside the transaction and under its write lock,
+  so that several processes share one gapless sequence. A writer that found nobody else's numbers
+  since its last commit proposes the one after its own, and the database refuses any other than
+  the next; a writer that was refused, or is not alone, reads the number first;
 - there is no delay on purpose: what arrives while a commit runs is the next batch.
 
 A commit that reports failure may still be found on disk after a crash, if the disk failed after
@@ -27,9 +29,9 @@ from typing import Final
 from verispect.core.errors import Reason, StoreError
 from verispect.ledger.housekeeper import Housekeeper
 from verispect.ledger.locks import OwnerLock
-from verispect.ledger.schema import is_locked, open_writer, store_error
+from verispect.ledger.schema import is_locked, open_inserter, store_error
 from verispect.ledger.transaction import Transaction
-from verispect.ledger.work import TruncateLog, Waiting, deliver
+from verispect.ledger.work import Issue, TruncateLog, Waiting, deliver
 
 MAX_BATCH: Final = 128
 """Pieces of work in one commit."""
@@ -60,7 +62,7 @@ class Writer(threading.Thread):
         self.inbox: queue.SimpleQueue[Waiting | None] = queue.SimpleQueue()
         """Work in the order in which it came; `None` says that no more follows."""
 
-        self.connection: sqlite3.Connection | None = open_writer(database)
+        self.connection: sqlite3.Connection | None = open_inserter(database)
         self._database = database
         self._issuer = issuer
         self.owner = owner
@@ -68,6 +70,8 @@ class Writer(threading.Thread):
         self._clock = clock
         self._lock_timeout_seconds = lock_timeout_seconds
         self._streams: set[bytes] = set()
+        self._highest: int | None = None
+        self._alone = False
         self._stopping = False
 
     def run(self) -> None:
@@ -123,7 +127,8 @@ class Writer(threading.Thread):
 
     def _commit(self, batch: list[Waiting]) -> None:
         try:
-            self._attempt(batch, careful=False)
+            if not self._attempt_at_once(batch):
+                self._attempt(batch, careful=False)
         except sqlite3.IntegrityError:
             # Some id of the batch is taken. Ask before each row this time, so that only its own
             # caller is refused; the ids are random, so this is not worth a look-up every time.
@@ -134,17 +139,51 @@ class Writer(threading.Thread):
         except sqlite3.Error as exc:
             raise store_error("write the batch", exc) from exc
 
+    def _attempt_at_once(self, batch: list[Waiting]) -> bool:
+        """Commit a batch of receipts with one statement, where that may do; tell whether it did.
+
+        Three calls less of SQLite, and so three waits less for the interpreter lock.
+        """
+        connection, after = self.connection, self._highest
+        if connection is None or after is None or not self._alone:
+            return False
+        for waiting in batch:
+            work = waiting.work
+            if type(work) is not Issue or work.new.inference_id in self._streams:
+                return False
+        transaction = self._transaction(connection, careful=False)
+        try:
+            transaction.stage(batch, after=after)
+        except BaseException as exc:
+            self._alone = False
+            refused = isinstance(exc, sqlite3.IntegrityError)
+            if refused or (isinstance(exc, sqlite3.Error) and is_locked(exc)):
+                return False
+            self._roll_back(exc)
+            raise
+        self._committed(transaction)
+        return True
+
     def _attempt(self, batch: list[Waiting], *, careful: bool) -> None:
         connection = self._begin()
-        transaction = Transaction(
-            connection, self._issuer, self.owner, self._streams, self._clock, careful
-        )
+        transaction = self._transaction(connection, careful=careful)
         try:
             transaction.stage(batch)
             connection.execute("COMMIT")
         except BaseException as exc:
+            self._alone = False
             self._roll_back(exc)
             raise
+        self._alone = transaction.found == self._highest
+        self._committed(transaction)
+
+    def _transaction(self, connection: sqlite3.Connection, *, careful: bool) -> Transaction:
+        return Transaction(
+            connection, self._issuer, self.owner, self._streams, self._clock, careful
+        )
+
+    def _committed(self, transaction: Transaction) -> None:
+        self._highest = transaction.highest
         self._streams |= transaction.opened
         self._streams -= transaction.closed
         if transaction.forgotten_owners:
@@ -158,7 +197,7 @@ class Writer(threading.Thread):
         while True:
             try:
                 if self.connection is None:
-                    self.connection = open_writer(self._database)
+                    self.connection = open_inserter(self._database)
                 self.connection.execute("BEGIN IMMEDIATE")
             except sqlite3.Error as exc:
                 if not is_locked(exc) or time.monotonic() > deadline:
