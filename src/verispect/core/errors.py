@@ -91,6 +91,13 @@ class Reason(StrEnum):
     WITNESSES_MISSING = "witnesses-missing"
     # Proofs of a computation, checked.
     PROOF_INVALID = "proof-invalid"
+    PROOF_WRONG_MODEL = "proof-wrong-model"
+    PROOF_WRONG_MODE = "proof-wrong-mode"
+    PROOF_WRONG_CONTEXT = "proof-wrong-context"
+    PROOF_WRONG_BATCH = "proof-wrong-batch"
+    PROOF_WRONG_INPUT = "proof-wrong-input"
+    PROOF_WRONG_OUTPUT = "proof-wrong-output"
+    PROOF_UNSOUND = "proof-unsound"
     # Attestation evidence, checked.
     ATTESTATION_EXPIRED = "attestation-expired"
     ATTESTATION_NOT_YET_VALID = "attestation-not-yet-valid"
