@@ -32,7 +32,7 @@ MAX_ENTRY_BYTES: Final = (1 << 16) - 1
 
 MAX_BUNDLE_BYTES: Final = TILE_WIDTH * (2 + MAX_ENTRY_BYTES)
 
-_INDEX_PATTERN: Final = re.compile(r"(?:x[0-9]{3}/)*[0-9]{3}", re.ASCII)
+_INDEX_PATTERN: Final = re.compile(r"(?:x[0-9]{3}/){0,6}[0-9]{3}", re.ASCII)
 _TILE_PATTERN: Final = re.compile(
     r"tile/(entries|[0-9]|[1-5][0-9]|6[0-3])/((?:x[0-9]{3}/){0,6}[0-9]{3})(?:\.p/([1-9][0-9]{0,2}))?",
     re.ASCII,
