@@ -19,6 +19,7 @@ from verispect.cli import (
     attest,
     inspect,
     keys,
+    log,
     models,
     plumbing,
     policy,
@@ -29,7 +30,19 @@ from verispect.cli.outcome import EXIT_COULD_NOT_TELL, EXIT_INTERRUPTED, EXIT_US
 from verispect.cli.outcome import exit_code as exit_code
 from verispect.core.errors import Error
 
-_COMMANDS: Final = (serve, ask, verify, inspect, models, keys, policy, attest, appraise, plumbing)
+_COMMANDS: Final = (
+    serve,
+    ask,
+    verify,
+    inspect,
+    models,
+    keys,
+    log,
+    policy,
+    attest,
+    appraise,
+    plumbing,
+)
 
 
 def build_parser() -> argparse.ArgumentParser:

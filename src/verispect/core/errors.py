@@ -152,6 +152,7 @@ class Reason(StrEnum):
     STORE_LOCKED = "store-locked"
     STORE_CONFLICT = "store-conflict"
     STORE_ROLLED_BACK = "store-rolled-back"
+    LEAF_PENDING = "leaf-pending"
     RECEIPT_NOT_FOUND = "receipt-not-found"
     RESPONSE_NOT_FOUND = "response-not-found"
     OPENING_FORBIDDEN = "opening-forbidden"

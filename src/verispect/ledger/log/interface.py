@@ -142,6 +142,10 @@ class LogState(Protocol):
         """Return the index of each key."""
         ...
 
+    def count(self) -> tuple[int, int]:
+        """Return how many keys the index has and how many entries have an index, at one moment."""
+        ...
+
     def receipt(self, index: int) -> bytes | None:
         """Return the receipt that was accepted with the entry at `index`, if one was."""
         ...

@@ -282,6 +282,14 @@ class SqliteState:
             known.update(self._connection.execute(query, part))
         return known
 
+    def count(self) -> tuple[int, int]:
+        """Return how many keys the index has and how many entries there are."""
+        with _our_errors("read"):
+            keys, entries = self._connection.execute(
+                "SELECT (SELECT count(*) FROM leaf_index), sequenced FROM head"
+            ).fetchone()
+        return int(keys), int(entries)
+
     def receipt(self, index: int) -> bytes | None:
         """Return the receipt that was accepted with the entry at `index`, if one was."""
         with _our_errors("read"):

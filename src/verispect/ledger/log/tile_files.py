@@ -2,14 +2,16 @@
 
 A file is written under another name, synced, and then linked to its path, which fails where the
 path exists: no path is ever overwritten, whoever writes at the same time. Then the folder is
-synced. What a crash leaves is a file without a path, which the next `FileTiles` removes.
+synced. What a crash leaves is a file without a path, which the next writer removes.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
@@ -32,19 +34,34 @@ def _our_errors(doing: str) -> Iterator[None]:
 
 
 class FileTiles:
-    """Tiles in `root`, on a local file system.
-
-    Raises:
-        StoreError: `store-failed`.
-    """
+    """Tiles in `root`, on a local file system. Reading writes nothing."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
-        self._incoming = root / INCOMING / secrets.token_hex(8)
+        self._folder_of_ours: Path | None = None
+        self._lock = -1
         self._known: set[Path] = set()
-        with _our_errors("prepare"):
-            self._incoming.mkdir(parents=True)
-            _sync_up(root)
+
+    def _incoming(self) -> Path:
+        """Return the folder for files without a path, locked for as long as this object lives."""
+        while self._folder_of_ours is None:
+            folder = self._root / INCOMING / secrets.token_hex(8)
+            folder.mkdir(parents=True)
+            for each in (self._root / INCOMING, self._root, self._root.parent):
+                sync_directory(each)
+            lock = _try_lock(folder)
+            # Another process may have taken it for a dead one's before it was locked.
+            if lock is not None and folder.exists():
+                self._folder_of_ours, self._lock = folder, lock
+                self._forget_dead()
+        return self._folder_of_ours
+
+    def _forget_dead(self) -> None:
+        for folder in (self._root / INCOMING).iterdir():
+            lock = None if folder == self._folder_of_ours else _try_lock(folder)
+            if lock is not None:
+                shutil.rmtree(folder, ignore_errors=True)
+                os.close(lock)
 
     def put(self, files: Sequence[tuple[str, bytes]]) -> None:
         """Store files; returns when bytes and names are durable (`TileStore.put`).
@@ -53,12 +70,13 @@ class FileTiles:
             StoreError: `store-conflict` where a path has other bytes; `store-failed`.
         """
         with _our_errors("store"), self._forget_on_error():
+            incoming = self._incoming()
             folders = {self._folder(path) for path, _ in files}
             written = []
             try:
                 # All bytes are handed over first: the disk has them together, not one by one.
                 for number, (path, data) in enumerate(files):
-                    temporary = self._incoming / str(number)
+                    temporary = incoming / str(number)
                     written.append((temporary, self._root / path, data, _write(temporary, data)))
                 for temporary, target, data, descriptor in written:
                     os.fdatasync(descriptor)
@@ -112,7 +130,7 @@ class FileTiles:
         """
         with _our_errors("publish"):
             folder = self._folder(path)
-            temporary = self._incoming / f"publish-{secrets.token_hex(8)}"
+            temporary = self._incoming() / f"publish-{secrets.token_hex(8)}"
             try:
                 descriptor = _write(temporary, data)
                 try:
@@ -123,6 +141,13 @@ class FileTiles:
             finally:
                 temporary.unlink(missing_ok=True)
             sync_directory(folder)
+
+    def close(self) -> None:
+        """Let go of the folder for files without a path."""
+        if self._folder_of_ours is not None:
+            shutil.rmtree(self._folder_of_ours, ignore_errors=True)
+            os.close(self._lock)
+            self._folder_of_ours = None
 
     def remove_partials(self, paths: Sequence[str]) -> None:
         """Remove the partial tiles of these full tiles (`TileStore.remove_partials`).
@@ -170,6 +195,15 @@ def _link(temporary: Path, target: Path, data: bytes) -> None:
             os.close(descriptor)
 
 
-def _sync_up(root: Path) -> None:
-    for folder in (root / INCOMING, root, root.parent):
-        sync_directory(folder)
+def _try_lock(folder: Path) -> int | None:
+    """Lock a folder and return what holds the lock, or `None` where another process has it."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
