@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from verispect.core.errors import ModelError, Reason, RequestError
 from verispect.engines.interface import EngineIdentity, Lane, LanguageModel, TensorModel
@@ -23,11 +23,17 @@ from verispect.models.manifest import ModelFormat, ModelManifest
 from verispect.models.qualification import load_record
 from verispect.models.registry import ModelRegistry, RegisteredModel
 
+if TYPE_CHECKING:
+    from verispect.engines.integer import IntegerModel
+    from verispect.models.verified import VerifiedFiles
+
 _LANES: Final = {
     ModelFormat.GGUF: (Lane.THROUGHPUT, Lane.DETERMINISTIC),
     ModelFormat.ONNX: (Lane.DETERMINISTIC,),
+    ModelFormat.INTEGER: (Lane.DETERMINISTIC,),
     ModelFormat.REMOTE: (Lane.THROUGHPUT,),
 }
+_TENSOR_FORMATS: Final = frozenset({ModelFormat.ONNX, ModelFormat.INTEGER})
 _Loaded = TypeVar("_Loaded")
 
 
@@ -131,6 +137,11 @@ class RegistryPool:
 
     async def _load_tensor(self, model: RegisteredModel, _lane: Lane) -> TensorModel:
         files = await asyncio.to_thread(self._registry.open_verified, model)
+        if model.manifest.model_format is ModelFormat.INTEGER:
+            with files:
+                integer = await asyncio.to_thread(_load_integer, files)
+            _check_engine(model, integer.identity)
+            return integer
         with files:
             external = {
                 entry.name: files.content(entry.name)
@@ -193,13 +204,23 @@ def _served(model: RegisteredModel, record: Mapping[str, Any] | None) -> ServedM
         model_id=model.model_id,
         created=model.created,
         owner=manifest.remote.host if manifest.remote else "verispect",
-        kind="tensor" if manifest.model_format is ModelFormat.ONNX else "language",
+        kind="tensor" if manifest.model_format in _TENSOR_FORMATS else "language",
         identity=manifest.identity,
         determinism=manifest.determinism.determinism,
         lanes=_LANES[manifest.model_format],
         qualification=record,
+        exact_by_definition=manifest.model_format is ModelFormat.INTEGER,
         generation_defaults=manifest.generation_defaults,
     )
+
+
+def _load_integer(files: VerifiedFiles) -> IntegerModel:
+    # Imported here: NumPy and the runtime are of no use to a server of language models.
+    from verispect.engines.integer import IntegerModel
+    from verispect.models.integer_model import WEIGHTS_FILE
+    from verispect.proof.provable import ProvableModel
+
+    return IntegerModel(ProvableModel.decode(files.main_content), files.content(WEIGHTS_FILE))
 
 
 def _check_engine(model: RegisteredModel, identity: EngineIdentity) -> None:

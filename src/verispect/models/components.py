@@ -312,7 +312,7 @@ class DeterminismClaim:
     epsilon: str | None = None
     """Largest accepted difference, as a decimal; only for `tolerant`."""
     qualification: Digest | None = None
-    """SHA-256 of the qualification record; `None` only while unqualified."""
+    """SHA-256 of the qualification record; `None` while unqualified, and for integer models."""
 
     def to_content(self) -> dict[str, Any]:
         """Return the form that is encoded."""
@@ -343,8 +343,12 @@ class DeterminismClaim:
         fields.finish()
         if (claim.determinism is Determinism.TOLERANT) != (claim.epsilon is not None):
             raise fields.refuse("exactly the tolerant class has an epsilon")
-        if (claim.determinism is Determinism.UNQUALIFIED) != (claim.qualification is None):
-            raise fields.refuse("exactly the unqualified class has no qualification record")
+        if claim.qualification is None:
+            # `exact` without a record is only for integer models, which `validate_manifest` checks.
+            if claim.determinism not in (Determinism.UNQUALIFIED, Determinism.EXACT):
+                raise fields.refuse("the class has no qualification record")
+        elif claim.determinism is Determinism.UNQUALIFIED:
+            raise fields.refuse("the unqualified class has no qualification record")
         return claim
 
 

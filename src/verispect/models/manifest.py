@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from verispect.core.encoding import Digest, decode_content, encode_content, sha256
 from verispect.core.errors import Error, MalformedError, Reason, UnsupportedError
-from verispect.core.statement import ModelIdentity
+from verispect.core.statement import Determinism, ModelIdentity
 from verispect.models.components import (
     AdapterEntry,
     ChatTemplate,
@@ -51,6 +51,8 @@ class ModelFormat(StrEnum):
 
     GGUF = "gguf"
     ONNX = "onnx"
+    INTEGER = "integer"
+    """An integer model with committed weights, which can be proven."""
     REMOTE = "remote"
 
 
@@ -222,6 +224,7 @@ def validate_manifest(manifest: ModelManifest) -> None:
 def _validate_local(manifest: ModelManifest) -> None:
     if manifest.identity is not ModelIdentity.LOCAL_WEIGHTS or manifest.tensors is None:
         raise _contradiction("a local model states its weights")
+    _validate_integer(manifest)
     roles = [entry.role for entry in manifest.files]
     if roles.count(FileRole.MODEL) != 1:
         raise _contradiction("expected exactly one model file")
@@ -237,6 +240,16 @@ def _validate_local(manifest: ModelManifest) -> None:
     adapters = {entry.name for entry in manifest.files if entry.role is FileRole.ADAPTER}
     if {adapter.file for adapter in manifest.adapters} != adapters:
         raise _contradiction("adapters and adapter files differ")
+
+
+def _validate_integer(manifest: ModelManifest) -> None:
+    integer = manifest.model_format is ModelFormat.INTEGER
+    claim = manifest.determinism
+    by_definition = claim.determinism is Determinism.EXACT and claim.qualification is None
+    if integer != by_definition:
+        raise _contradiction("exactly an integer model is exact without a qualification record")
+    if integer and manifest.prover_commitment is None:
+        raise _contradiction("an integer model has a prover commitment")
 
 
 def _contradiction(what: str) -> Error:

@@ -48,6 +48,7 @@ MAX_EXTERNAL_FILES: Final = 1000
 ENGINES: Final[Mapping[ModelFormat, EngineRequirement]] = {
     ModelFormat.GGUF: EngineRequirement("llama.cpp", "==2026.10.11549"),
     ModelFormat.ONNX: EngineRequirement("onnxruntime", ">=1.32,<1.33"),
+    ModelFormat.INTEGER: EngineRequirement("verispect-integer", ""),
     ModelFormat.REMOTE: EngineRequirement("upstream", ""),
 }
 """Which engine a newly registered model requires: the wheel's name for the engine, its version."""
