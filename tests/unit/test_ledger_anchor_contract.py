@@ -6,10 +6,10 @@ import hashlib
 import re
 
 import pytest
-from anchor_chain import LEAVES, LOG_KEY, AnchoredLog, account, anchored, path_to, root_at
 from eth_utils.abi import function_signature_to_4byte_selector
-from tlog_log import ORIGIN
 
+from anchor_chain import LEAVES, LOG_KEY, AnchoredLog, account, anchored, path_to, root_at
+from tlog_log import ORIGIN
 from verispect.ledger.anchor import artifact, contract
 from verispect.ledger.anchor.contract import AnchorContract, LogState, log_id_of
 

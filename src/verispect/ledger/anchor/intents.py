@@ -148,9 +148,11 @@ class IntentStore:
             raise
 
     def close(self) -> None:
-        """Let go of the directory."""
+        """Let go of the directory; a second time does nothing."""
         self._connection.close()
-        os.close(self._lock)
+        if self._lock >= 0:
+            os.close(self._lock)
+        self._lock = -1
 
     # -- Reading ------------------------------------------------------------------------------
 

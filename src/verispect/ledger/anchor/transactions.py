@@ -198,6 +198,9 @@ class TransactionSender:
         return self._store.retry(intent, attempt)
 
     def _sign(self, call: Call, nonce: int, *, fees: Fees | None = None) -> Attempt:
+        # First, because nodes have many words for a trial that the account cannot pay for.
+        balance = self.chain.balance(self.account.address)
+        self._require_funds(balance, 1)
         gas = self.chain.estimate_gas(self.account.address, call.target, call.data)
         gas += gas * GAS_MARGIN_PERCENT // 100
         fees = fees or self.chain.fees()
@@ -207,11 +210,7 @@ class TransactionSender:
                 f"gas costs {fees.maximum} wei, above the ceiling of {ceiling}",
                 reason=Reason.CHAIN_FAILED,
             )
-        if self.chain.balance(self.account.address) < gas * fees.maximum:
-            raise NetworkError(
-                f"account {self.account.address} cannot pay {gas * fees.maximum} wei",
-                reason=Reason.CHAIN_FAILED,
-            )
+        self._require_funds(balance, gas * fees.maximum)
         transaction: dict[str, Any] = {
             "chainId": self.chain.chain_id,
             "nonce": nonce,
@@ -224,6 +223,13 @@ class TransactionSender:
             transaction["to"] = call.target
         signed = self.account.sign(transaction)
         return Attempt(nonce, signed.hash, signed.raw, fees)
+
+    def _require_funds(self, balance: int, needed: int) -> None:
+        if balance < needed:
+            raise NetworkError(
+                f"account {self.account.address} has {balance} wei and needs {needed}",
+                reason=Reason.CHAIN_FAILED,
+            )
 
 
 def _newest(intent: Intent) -> Attempt:
