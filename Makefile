@@ -60,15 +60,16 @@ format: .venv/.test  ## Rewrite the code in the house format
 	@.venv/bin/ruff format .
 	@.venv/bin/ruff check --fix .
 
-# A software TPM and its tools, for the tests that make real TPM quotes, and Go with its own
-# transparency log, which checks ours. Where they cannot be installed those tests are skipped and
+# A software TPM and its tools, for the tests that make real TPM quotes, Go with its own transparency
+# log, which checks ours, and PostgreSQL, which the log's tests start themselves. Where they cannot be installed those tests are skipped and
 # say so; where CI is set they fail.
-SYSTEM_PACKAGES := swtpm swtpm-tools tpm2-tools golang-go golang-golang-x-mod-dev
+SYSTEM_PACKAGES := swtpm swtpm-tools tpm2-tools golang-go golang-golang-x-mod-dev postgresql
 
 .PHONY: system-packages
 system-packages:  ## Install the Debian packages that tests use, where this user may
 	@{ [ "$$(command -v swtpm swtpm_setup tpm2_quote go | wc -l)" = 4 ] \
-	  && [ -d /usr/share/gocode/src/golang.org/x/mod/sumdb/tlog ]; } \
+	  && [ -d /usr/share/gocode/src/golang.org/x/mod/sumdb/tlog ] \
+	  && ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1; } \
 	  || if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	    echo "installing $(SYSTEM_PACKAGES)"; \
 	    apt-get update -qq >/dev/null \
@@ -86,6 +87,10 @@ test: lint system-packages  ## Everything that must hold: lint, types and all te
 vectors: .venv/.test  ## Rebuild the published test vectors and show what changed
 	@$(RUN) vectors/generate.py
 	@git --no-pager diff --stat -- vectors
+
+.PHONY: bench-ledger
+bench-ledger: .venv/.test  ## Ingest, time to checkpoint, a large log, and the cost of an anchor
+	@$(RUN) bench/ledger.py
 
 .PHONY: bench-receipt
 bench-receipt: .venv/.test  ## Receipt size, minting and verifying

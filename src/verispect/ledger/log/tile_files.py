@@ -119,7 +119,7 @@ class FileTiles:
         with _our_errors("read"):
             try:
                 return (self._root / path).read_bytes()
-            except (FileNotFoundError, NotADirectoryError):
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 return None
 
     def publish(self, path: str, data: bytes) -> None:
