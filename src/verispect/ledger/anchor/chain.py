@@ -18,7 +18,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from eth_typing import ChecksumAddress, HexStr
-from eth_utils.address import is_address, to_checksum_address
+from eth_utils.address import (
+    is_checksum_address,
+    is_checksum_formatted_address,
+    is_hex_address,
+    to_checksum_address,
+)
 from requests.exceptions import RequestException
 from web3 import HTTPProvider, Web3
 from web3.exceptions import (
@@ -90,7 +95,8 @@ def checked_address(text: str) -> str:
     Raises:
         MalformedError: `malformed-key`, also for capitals that are a wrong checksum.
     """
-    if not is_address(text):
+    mistyped = is_checksum_formatted_address(text) and not is_checksum_address(text)
+    if not text.startswith("0x") or not is_hex_address(text) or mistyped:
         raise MalformedError("not an address of a chain", reason=Reason.MALFORMED_KEY)
     return str(to_checksum_address(text))
 
