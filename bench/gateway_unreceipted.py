@@ -58,6 +58,7 @@ def main() -> None:
         create_app(state),
         log_level="warning",
         access_log=False,
+        proxy_headers=False,
         server_header=False,
         loop="uvloop",
         http=make_protocol(Limits()),

@@ -82,6 +82,8 @@ def run(arguments: argparse.Namespace) -> int:
     options: dict[str, Any] = {
         "log_level": "warning",
         "access_log": False,
+        # Nothing here believes, or asks, who a proxy says the caller is.
+        "proxy_headers": False,
         "server_header": False,
         "loop": "uvloop",
         "http": make_protocol(Limits()),

@@ -26,11 +26,13 @@ from verispect.core.errors import Reason
 from verispect.gateway.confidential import ConfidentialExchange
 from verispect.gateway.errors import HttpError, error_member, error_response
 from verispect.gateway.http import (
+    WHOLE_MESSAGES,
     HttpRequest,
     HttpResponse,
     Message,
     Receive,
     StreamedResponse,
+    WholeMessages,
 )
 from verispect.gateway.reading import (
     LeftWhileReadError,
@@ -125,9 +127,10 @@ class _Dispatcher:
         watcher: asyncio.Task[None] | None = None
         exchange: ConfidentialExchange | None = None
         state = self._state
+        whole: WholeMessages | None = scope.get(WHOLE_MESSAGES)
         try:
             try:
-                request = await self._admit(scope, receive, route)
+                request = await self._admit(scope, receive, route, whole)
                 if isinstance(request, HttpResponse):
                     response: Response = request
                 else:
@@ -154,14 +157,14 @@ class _Dispatcher:
                 assert not isinstance(request, HttpResponse)
                 await self._send_stream(response, request, send)
             else:
-                await _send_whole(response, send)
+                await _send_whole(response, send, whole)
             return response.status
         finally:
             if watcher is not None:
                 watcher.cancel()
 
     async def _admit(
-        self, scope: Scope, receive: Receive, route: Route | None
+        self, scope: Scope, receive: Receive, route: Route | None, whole: WholeMessages | None
     ) -> HttpRequest | HttpResponse:
         """Check the head, read the body, and return the request or the answer it already has."""
         limits = self._limits
@@ -199,7 +202,7 @@ class _Dispatcher:
         maximum = limits.maximum_tensor_bytes if route.takes_tensors else limits.maximum_json_bytes
         body = b""
         if has_body(headers):
-            body = await read_body(receive, headers, maximum, limits.body_seconds)
+            body = await read_body(receive, headers, maximum, limits.body_seconds, whole)
         return HttpRequest(
             method=method,
             path=scope["path"],
@@ -283,7 +286,15 @@ def _head(
     return {"type": "http.response.start", "status": status, "headers": raw}
 
 
-async def _send_whole(response: HttpResponse, send: Send, *, more_body: bool = False) -> None:
+async def _send_whole(
+    response: HttpResponse,
+    send: Send,
+    whole: WholeMessages | None = None,
+    *,
+    more_body: bool = False,
+) -> None:
+    if whole is not None and whole.answer(response):
+        return
     body = response.body
     await send(_head(response.status, response.content_type, response.headers, len(body)))
     await send({"type": "http.response.body", "body": body, "more_body": more_body})

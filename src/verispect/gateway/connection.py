@@ -2,15 +2,17 @@
 
 uvicorn itself waits for the head of a request as long as the caller likes, and lets it grow. Here
 a head has a time limit (slow loris) and a size limit, and bytes that are not HTTP are refused in
-the shape that all our errors have. This module refuses to look at bodies: the dispatcher does.
+the shape that all our errors have. Requests and answers that are whole pass in one step instead
+of several messages (`WholeMessages`). This module refuses to look at bodies: the dispatcher does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 from functools import partial
 from http import HTTPStatus
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import msgspec
 from uvicorn.config import Config
@@ -19,7 +21,10 @@ from uvicorn.server import ServerState
 
 from verispect.core.errors import Error, MalformedError, Reason
 from verispect.gateway.errors import HttpError, error_member
+from verispect.gateway.http import WHOLE_MESSAGES, HttpResponse
 from verispect.gateway.limits import Limits
+
+_CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
 def make_protocol(limits: Limits) -> type[asyncio.Protocol]:
@@ -71,6 +76,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         self._heads += 1
         super().on_headers_complete()
+        cycle: RequestResponseCycle | None = self.cycle
+        if cycle is not None and cycle.scope is self.scope:
+            cast("dict[str, Any]", self.scope)[WHOLE_MESSAGES] = _WholeMessages(cycle)
 
     def data_received(self, data: bytes) -> None:
         """Parse, and bound a head that is not whole yet."""
@@ -139,3 +147,58 @@ class BoundedHttpProtocol(HttpToolsProtocol):
             # What the application still sends must not follow this.
             cycle.disconnected = True
         self.transport.close()
+
+
+class _WholeMessages:
+    """Does to uvicorn's cycle what its `receive` and `send` would do, for the usual case of each.
+
+    Whatever is unusual (a body under way, a caller gone or slow, an error, a connection about to
+    end) is refused here and takes uvicorn's own way.
+    """
+
+    __slots__ = ("_cycle",)
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+
+    def take_body(self) -> bytes | None:
+        cycle = self._cycle
+        if (
+            cycle.more_body
+            or cycle.disconnected
+            or cycle.response_started
+            or cycle.waiting_for_100_continue
+            or cycle.flow.read_paused
+        ):
+            return None
+        body = bytes(cycle.body)
+        cycle.body = bytearray()
+        cycle.message_event.clear()
+        return body
+
+    def answer(self, response: HttpResponse) -> bool:
+        cycle = self._cycle
+        if (
+            response.status != HTTPStatus.OK
+            or cycle.response_started
+            or cycle.disconnected
+            or not cycle.keep_alive
+            or cycle.flow.write_paused
+            or cycle.scope["method"] == "HEAD"
+            or _CONTROL.search("".join([value for _, value in response.headers]))
+        ):
+            return False
+        ours = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
+        body = response.body
+        end = f"content-type: {response.content_type}\r\ncontent-length: {len(body)}\r\n\r\n"
+        head = [b"HTTP/1.1 200 OK\r\n"]
+        for name, value in cycle.default_headers:
+            head += (name, b": ", value, b"\r\n")
+        head += ((ours + end).encode("latin-1"), body)
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        cycle.chunked_encoding = False
+        cycle.transport.write(b"".join(head))
+        cycle.message_event.set()
+        cycle.on_response()
+        return True

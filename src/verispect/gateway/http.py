@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 from verispect.core.encoding import Digest
 
@@ -67,3 +67,22 @@ class StreamedResponse:
     body: AsyncIterator[bytes]
     content_type: str = "text/event-stream"
     headers: list[tuple[str, str]] = field(default_factory=list)
+
+
+WHOLE_MESSAGES: Final = "verispect.whole_messages"
+"""The key of an ASGI scope under which our own server offers `WholeMessages`."""
+
+
+class WholeMessages(Protocol):
+    """A request and its answer in one step each, where ASGI takes several and a task's switches.
+
+    What it cannot do in one step it leaves to the messages of ASGI, and nothing has happened then.
+    """
+
+    def take_body(self) -> bytes | None:
+        """Return the body where all of it has arrived; `None` where it is to be received."""
+        ...
+
+    def answer(self, response: HttpResponse) -> bool:
+        """Write the whole answer; `False` where it is to be sent."""
+        ...

@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl
 from verispect.core.confidential import REQUEST_TYPE
 from verispect.core.errors import Reason
 from verispect.gateway.errors import HttpError
-from verispect.gateway.http import Receive
+from verispect.gateway.http import Receive, WholeMessages
 from verispect.gateway.limits import Limits
 from verispect.gateway.routes import Route
 
@@ -118,9 +118,20 @@ def check_content_headers(
 
 
 async def read_body(
-    receive: Receive, headers: Mapping[str, str], maximum: int, seconds: float
+    receive: Receive,
+    headers: Mapping[str, str],
+    maximum: int,
+    seconds: float,
+    whole: WholeMessages | None = None,
 ) -> bytes:
     """Return the whole body.
+
+    Args:
+        receive: as ASGI has it.
+        headers: names in lower case.
+        maximum: bytes that are accepted.
+        seconds: how long the body may take to arrive.
+        whole: where the server can give a body that has arrived at once.
 
     Raises:
         HttpError: 400, 408 `request-timeout` or 413 `too-large`.
@@ -131,6 +142,10 @@ async def read_body(
         raise HttpError("the content length is not a number", status=400, close=True)
     if declared is not None and (len(declared) > 18 or int(declared) > maximum):
         raise _too_large(maximum)
+    if whole is not None and (body := whole.take_body()) is not None:
+        if len(body) > maximum:
+            raise _too_large(maximum)
+        return body
     chunks: list[bytes] = []
     size = 0
     try:
