@@ -1,7 +1,7 @@
 """The provable model and its weights file (spec/proof.md section 4).
 
-A `ProvableModel` is all that a verifier needs of a model: the graph, the layout of the commitment and
-the root of the committed weights. Its digest is what the model manifest names. The weights
+A `ProvableModel` is all that a verifier needs of a model: the graph, the layout of the commitment
+and the root of the committed weights. Its digest is what the model manifest names. The weights
 themselves stay with whoever proves, in a file of their own that is data only: deterministic CBOR
 around little endian integers, nothing that could run.
 
