@@ -273,6 +273,9 @@ def make(
         proof[11] = roots["masks"]
     if statement.inputs is None:
         proof[12] = roots["input"]
+    else:
+        proof[14] = digest_of_integers(statement.inputs, "h")
+    proof[15] = digest_of_integers(statement.outputs, "q")
     return encode(dict(sorted(proof.items())))
 
 
@@ -344,6 +347,10 @@ def judge(statement: Statement, data: bytes) -> None:
     party = Judging(proof[7], masked=statement.masked)
     if statement.masked:
         party.entries_start, _ = count_masks(w, statement)
+    if proof[15] != digest_of_integers(statement.outputs, "q"):
+        raise Refused("a proof of another output")
+    if inputs is not None and proof[14] != digest_of_integers(inputs, "h"):
+        raise Refused("a proof of another input")
     roots = {"witness": proof[6], "masks": proof.get(11), "input": proof.get(12)}
     start(party.transcript, statement, roots)
     point, values, groups = converse(party, w, statement)
