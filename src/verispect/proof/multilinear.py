@@ -162,30 +162,37 @@ def contract(matrix: Array, vector: Array) -> Array:
     return multiply_matrices(matrix, vector)
 
 
-def contract_integers(matrix: NDArray[np.signedinteger], vector: Array) -> Array:
+def contract_integers(matrix: NDArray[np.integer], vector: Array) -> Array:
     """Return a matrix `(m, k)` of integers times a vector of `k` elements of `F`: `m` elements."""
-    split = _limbs(vector).reshape(len(vector), -1)
+    return multiply_integers(matrix, vector)
+
+
+def multiply_integers(matrix: NDArray[np.integer], right: Array) -> Array:
+    """Return the product over `F_p` of a matrix `(m, k)` of integers and a matrix `(k, n)`."""
+    inner, columns = right.shape
+    split = _limbs(right).reshape(inner, -1)
     rows = len(matrix)
-    result = np.zeros((rows, 2), dtype=np.uint64)
-    step = max(1, _BLOCK // max(1, len(vector)))
+    result = np.zeros((rows, columns), dtype=np.uint64)
+    step = max(1, _BLOCK // max(1, inner, 4 * columns))
     for row in range(0, rows, step):
-        for start in range(0, len(vector), _INTEGER_INNER):
+        for start in range(0, inner, _INTEGER_INNER):
             block = matrix[row : row + step, start : start + _INTEGER_INNER]
             part = _integers_times(block, split[start : start + _INTEGER_INNER])
             result[row : row + step] = field.add(result[row : row + step], part)
     return result
 
 
-def _integers_times(block: NDArray[np.signedinteger], split: NDArray[np.float64]) -> Array:
+def _integers_times(block: NDArray[np.integer], split: NDArray[np.float64]) -> Array:
     """Return integers times limbs, taking the integers by limbs too where they are long."""
-    total = np.zeros((len(block), 2), dtype=np.uint64)
+    columns = split.shape[1] // _LIMBS
+    total = np.zeros((len(block), columns), dtype=np.uint64)
     if block.size == 0:
         return total
     rest, place = block, 0
     while True:
         short = int(rest.min()) > -(1 << _LIMB_BITS) and int(rest.max()) < 1 << _LIMB_BITS
         limb = rest if short else rest & ((1 << _LIMB_BITS) - 1)
-        sums = (limb.astype(np.float64) @ split).reshape(-1, 2, _LIMBS)
+        sums = (limb.astype(np.float64) @ split).reshape(-1, columns, _LIMBS)
         parts = field.from_integers(sums.astype(np.int64))
         for index in range(_LIMBS):
             power = pow(2, _LIMB_BITS * (index + place), field.MODULUS)
@@ -201,7 +208,7 @@ def inner_product(left: Array, right: Array) -> Element:
     return field.to_element(field.sum_over(field.multiply_extension(left, right), 0))
 
 
-def extension_of_integers(values: NDArray[np.signedinteger], vectors: Sequence[Array]) -> Element:
+def extension_of_integers(values: NDArray[np.integer], vectors: Sequence[Array]) -> Element:
     """Return the sum of an array's integers, each times one entry of every axis's vector.
 
     `vectors[i]` has at least as many entries over `F` as axis `i`; those beyond are not used. With
@@ -218,9 +225,7 @@ def extension_of_integers(values: NDArray[np.signedinteger], vectors: Sequence[A
     return field.to_element(rest[0])
 
 
-def evaluate_at(
-    coefficients: Array, log_length: int, positions: NDArray[np.signedinteger]
-) -> Array:
+def evaluate_at(coefficients: Array, log_length: int, positions: NDArray[np.integer]) -> Array:
     """Return `sum_i u_i w^(x i)` over `F` for every position `x`, `w` of order `2^log_length`."""
     count = len(coefficients)
     low_bits = max(1, ((count - 1).bit_length() + 1) // 2)

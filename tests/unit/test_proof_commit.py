@@ -1,0 +1,139 @@
+"""Commitments: code words, trees and openings, kept, computed again or stored."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from verispect.proof import field, merkle, multilinear
+from verispect.proof.field import MODULUS
+from verispect.proof.parameters import Code
+from verispect.proof.prover import commit, ntt
+
+P = MODULUS
+PLAIN = Code(6, 2, 0)
+HIDING = Code(6, 2, 2)
+POSITIONS = [0, 1, 5, 6, 77, 128, 255]
+
+
+def integers(rows: int, seed: int = 1) -> np.ndarray:
+    values = np.random.default_rng(seed).integers(-(1 << 15), 1 << 15, (rows, 64), dtype=np.int32)
+    values[0, :4] = (-(2**31), 2**31 - 1, 0, -1)
+    return values
+
+
+def elements(*shape: int) -> np.ndarray:
+    values = np.random.default_rng(2).integers(0, P, shape, dtype=np.uint64)
+    values.reshape(-1)[:3] = [P - 1, 0, 2**63][: values.size]
+    return values
+
+
+@pytest.mark.parametrize(
+    ("rows", "count", "log_length"),
+    [(1, 1, 0), (1, 1, 3), (3, 2, 1), (33, 64, 8), (70, 100, 9), (2, 300, 10)],
+)
+def test_code_words_are_values_of_polynomials(rows, count, log_length):
+    """Line x of the code words holds every row's polynomial at the x-th place of the domain."""
+    coefficients = elements(rows, count)
+    words = ntt.encode(coefficients, log_length)
+    assert words.shape == (1 << log_length, rows)
+    degrees = np.arange(count, dtype=np.int64)
+    places = np.arange(1 << log_length, dtype=np.int64)
+    powers = ntt.domain(log_length)[(degrees[:, None] * places) % len(places)]
+    assert (multilinear.multiply_matrices(coefficients, powers) == words.T).all()
+
+
+def slow_leaf(row_values: list[int], salt: bytes = b"") -> bytes:
+    octets = b"".join(value.to_bytes(8, "little") for value in row_values)
+    return hashlib.sha256(b"\0" + octets + salt).digest()
+
+
+def test_root_is_that_of_the_specification():
+    """The root is the tree over columns of values computed one by one with Python integers."""
+    matrix = integers(3)
+    root = field.root_of_unity(8)
+    level = []
+    for place in range(256):
+        x = pow(root, place, P)
+        powers = [pow(x, degree, P) for degree in range(64)]
+        values = [
+            sum(c * power for c, power in zip(row, powers, strict=True)) % P
+            for row in matrix.tolist()
+        ]
+        level.append(slow_leaf(values))
+    while len(level) > 1:
+        level = [
+            hashlib.sha256(b"\1" + level[i] + level[i + 1]).digest()
+            for i in range(0, len(level), 2)
+        ]
+    assert commit.commit(matrix, PLAIN).root == level[0]
+
+
+def check(commitment: commit.Commitment, rows: int) -> commit.Opening:
+    opening = commitment.open(POSITIONS)
+    width = 8 * rows + (32 if commitment.code.hides else 0)
+    columns = [opening.columns[i * width : (i + 1) * width] for i in range(len(POSITIONS))]
+    assert len(opening.columns) == width * len(POSITIONS)
+    hashes = [merkle.leaf_hash(column) for column in columns]
+    code = commitment.code
+    found = merkle.root_of_opening(code.log_length, POSITIONS, hashes, opening.nodes)
+    assert found == commitment.root
+    return opening
+
+
+@pytest.mark.parametrize("rows", [1, 40, 0])
+@pytest.mark.parametrize("kind", [np.int8, np.int32, np.int64, np.uint64])
+def test_kept_and_forgotten_code_words_open_alike(rows, kind):
+    """A commitment opens to its root, the same whether its code words were kept or not."""
+    matrix = elements(rows, 64) if kind == np.uint64 and rows else integers(max(rows, 1))[:rows]
+    matrix = matrix.astype(kind)
+    kept = commit.commit(matrix, PLAIN)
+    forgotten = commit.commit(matrix, PLAIN, kept_bytes=-1)
+    assert (kept.words is None, forgotten.words is None) == (False, True)
+    assert kept.levels == forgotten.levels
+    assert check(kept, rows) == check(forgotten, rows)
+
+
+def test_many_blocks_hash_like_one(monkeypatch):
+    """Leaves that are hashed block by block are those hashed at once."""
+    monkeypatch.setattr(commit, "_BLOCK_BYTES", 7 * 8 * PLAIN.length)
+    matrix = integers(40)
+    assert commit.commit(matrix, PLAIN, kept_bytes=0).root == commit.commit(matrix, PLAIN).root
+
+
+def test_hiding_commitment_masks_rows_and_salts_leaves(monkeypatch):
+    """A hiding commitment of one matrix differs every time, and opens with salts and masks."""
+    matrix = integers(5)
+    tails = commit.random_elements(5, HIDING.degree_bound - HIDING.columns)
+    kept = commit.commit(matrix, HIDING, tails=tails)
+    assert commit.commit(matrix, HIDING, tails=tails).root != kept.root
+    opened = check(kept, 5)
+    monkeypatch.setattr(commit.secrets, "token_bytes", lambda count: kept.salts[:count])
+    forgotten = commit.commit(matrix, HIDING, tails=tails, kept_bytes=0)
+    assert forgotten.words is None
+    assert forgotten.root == kept.root
+    assert check(forgotten, 5) == opened
+    coefficients = np.concatenate([field.from_integers(matrix), tails], axis=1)
+    whole = ntt.encode(coefficients, HIDING.log_length)
+    assert opened.columns[:40] == field.to_bytes(whole[0])
+    assert opened.columns[40:72] == kept.salts[:32]
+
+
+def test_masks_belong_to_hiding_commitments_only():
+    """Masks for a plain commitment, a hiding one without, and other columns are refused."""
+    with pytest.raises(ValueError, match="masking"):
+        commit.commit(integers(1), HIDING)
+    with pytest.raises(ValueError, match="masking"):
+        commit.commit(integers(1), PLAIN, tails=elements(1, 187))
+    with pytest.raises(ValueError, match="columns"):
+        commit.commit(integers(1)[:, :32], PLAIN)
+
+
+def test_random_elements_are_canonical(monkeypatch):
+    """Random elements are drawn again where the octets are not below the modulus."""
+    chunks = [b"\xff" * 16 + (5).to_bytes(8, "little"), b"\xff" * 8 + bytes(8), bytes(8)]
+    monkeypatch.setattr(commit.secrets, "token_bytes", lambda count: chunks.pop(0)[:count])
+    assert commit.random_elements(3).tolist() == [0, 0, 5]
+    assert chunks == []
