@@ -89,7 +89,7 @@ def test_every_reason_of_the_offline_verifier_has_a_vector():
     named = {
         Reason[word]
         for path in loaded
-        if Path(path).name not in ("errors.py", "attestation.py", "attested.py")
+        if Path(path).name not in ("errors.py", "attestation.py", "attested.py", "proof.py")
         and Path(path).parent.name != "bindings"
         for word in re.findall(r"\bReason\.([A-Z_]+)", Path(path).read_text())
     }

@@ -21,8 +21,7 @@ from verispect.core.errors import EngineError, Reason, RequestError
 from verispect.engines.interface import EngineIdentity, Tensor, TensorSpecification
 from verispect.engines.tensors import BY_DATATYPE, TensorReader, from_array
 from verispect.proof.arithmetic import read_input, write_output
-from verispect.proof.graph import Graph
-from verispect.proof.graph_parts import Epilogue
+from verispect.proof.exchange import answer_datatype, answer_shape, caller_shape
 from verispect.proof.provable import ProvableModel, decode_weights
 from verispect.proof.runtime import Runtime
 
@@ -45,25 +44,6 @@ def integer_engine() -> EngineIdentity:
     )
 
 
-def caller_shape(graph: Graph) -> tuple[int, ...]:
-    """Return the shape of one input as callers send it, without the batch."""
-    source = graph.input
-    shape = [0] * len(source.shape)
-    for axis, place in enumerate(source.order):
-        shape[place] = source.shape[axis]
-    return tuple(shape)
-
-
-def answer_shape(graph: Graph) -> tuple[int, ...]:
-    """Return the shape of one answer, without the batch and without axes of size 1 at its end."""
-    if graph.output.epilogue is Epilogue.ARGMAX:
-        return ()
-    shape = list(graph.shapes[graph.output.tensor])
-    while len(shape) > 1 and shape[-1] == 1:
-        shape.pop()
-    return tuple(shape)
-
-
 class IntegerModel:
     """One integer model, loaded; a `TensorModel`.
 
@@ -81,12 +61,11 @@ class IntegerModel:
         self.identity = integer_engine()
         graph = provable.graph
         self._answer_shape = answer_shape(graph)
-        datatype = "INT64" if graph.output.epilogue is Epilogue.ARGMAX else "FP32"
         self.inputs: Sequence[TensorSpecification] = (
             TensorSpecification(INPUT_NAME, "FP32", (-1, *caller_shape(graph))),
         )
         self.outputs: Sequence[TensorSpecification] = (
-            TensorSpecification(OUTPUT_NAME, datatype, (-1, *self._answer_shape)),
+            TensorSpecification(OUTPUT_NAME, answer_datatype(graph), (-1, *self._answer_shape)),
         )
         self._reader = TensorReader(self.inputs[0])
         self._executor: ThreadPoolExecutor | None = ThreadPoolExecutor(

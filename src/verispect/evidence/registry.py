@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from verispect.core.errors import Reason, UnsupportedError
 from verispect.evidence.attested import KINDS, AttestedKey
 from verispect.evidence.interface import EvidenceKind
+from verispect.evidence.proof import ProofEvidence
 from verispect.evidence.signature import SignatureEvidence
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ _DISTRIBUTION: Final = "verispect"
 BUILT_IN: Final[Mapping[str, EvidenceKind]] = MappingProxyType(
     {
         "signature": SignatureEvidence(),
+        "proof": ProofEvidence(),
         **{technology: AttestedKey(technology) for technology in KINDS},
     }
 )
