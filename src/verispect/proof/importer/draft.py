@@ -1,6 +1,6 @@
 """A model on its way from ONNX to integers: the graph's nodes, still with real weights.
 
-A `Draft` is written node by node by `lowering` and turned into a `Graph` by `quantise`. A `Value`
+A draft is written node by node by `lowering` and turned into a `Graph` by `quantise`. A `Value`
 is what an ONNX tensor stands for before it is written: a sum or product of written tensors with a
 chain of unary functions behind it, so that an activation, however it is spelled, ends up in the
 table of the node before it.
@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -121,11 +121,13 @@ class Activation:
         functions: applied in order.
         homogeneous: whether multiplying the argument by a positive number multiplies the result.
         grid: where the last of them rounds to, if it does.
+        straight: `(a, b)` where the whole chain is `a * x + b`, so that a sum can take it in.
     """
 
     functions: tuple[Function, ...] = ()
     homogeneous: bool = True
     grid: Grid | None = None
+    straight: tuple[float, float] | None = (1.0, 0.0)
 
     def __call__(self, values: Floats) -> Floats:
         """Apply all of them."""
@@ -137,7 +139,19 @@ class Activation:
         self, function: Function, *, homogeneous: bool, grid: Grid | None = None
     ) -> Activation:
         """Return the chain with `function` behind it."""
-        return Activation((*self.functions, function), self.homogeneous and homogeneous, grid)
+        return Activation((*self.functions, function), self.homogeneous and homogeneous, grid, None)
+
+    def then_straight(self, factor: float, offset: float) -> Activation:
+        """Return the chain with `factor * x + offset` behind it."""
+        straight = self.straight
+        if straight is not None:
+            straight = straight[0] * factor, straight[1] * factor + offset
+        return Activation(
+            (*self.functions, lambda x: np.asarray(x * factor + offset)),
+            self.homogeneous and offset == 0.0,
+            None,
+            straight,
+        )
 
 
 IDENTITY = Activation()
@@ -203,40 +217,3 @@ class DraftMaximum:
 
 
 DraftNode: TypeAlias = DraftAffine | DraftMultiply | DraftMaximum
-
-
-@dataclass(slots=True)
-class Draft:
-    """The nodes written so far, after the input as tensor 0."""
-
-    shapes: list[Shape]
-    nodes: list[DraftNode] = field(default_factory=list)
-    written: dict[tuple[int, int], tuple[Any, Tensor]] = field(default_factory=dict)
-
-    def add(self, node: DraftNode, shape: Shape) -> Tensor:
-        """Write a node and return its tensor."""
-        self.nodes.append(node)
-        self.shapes.append(shape)
-        return Tensor(len(self.nodes), shape)
-
-    def write(self, value: Value, name: str) -> Tensor:
-        """Return `value` as a written tensor, writing it once."""
-        base = value.base
-        if isinstance(base, Tensor) and not value.activation.functions:
-            return base
-        # Two views of one value are one tensor. The value is kept beside it, so that the ids stay
-        # their own as long as the draft lives.
-        key = id(base), id(value.activation)
-        known = self.written.get(key)
-        if known is not None:
-            return known[1]
-        if isinstance(base, Tensor):
-            base = Linear((RealScale(base.number, 1.0),), None, base.shape)
-        node: DraftNode
-        if isinstance(base, Linear):
-            node = DraftAffine(base, value.activation, name)
-        else:
-            node = DraftMultiply(base, value.activation, name)
-        tensor = self.add(node, base.shape)
-        self.written[key] = (value, tensor)
-        return tensor

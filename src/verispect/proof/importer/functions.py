@@ -146,16 +146,6 @@ def clip(low: float, high: float) -> Unary:
     return Unary(lambda x: np.asarray(np.clip(x, low, high)), homogeneous=unbounded)
 
 
-def multiply_by(factor: float) -> Unary:
-    """Return multiplication by a number."""
-    return Unary(lambda x: np.asarray(x * factor), homogeneous=True)
-
-
-def add_to(offset: float) -> Unary:
-    """Return addition of a number."""
-    return Unary(lambda x: np.asarray(x + offset))
-
-
 def power(exponent: float) -> Unary:
     """Return a power with a constant exponent."""
     return Unary(lambda x: np.asarray(np.power(x, exponent)))

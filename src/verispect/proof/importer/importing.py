@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from verispect.proof.graph import BinaryFraction, Epilogue, Graph, Input, Output, Shape
+from verispect.proof.graph import BinaryFraction, Graph, Input, Output, Shape
 from verispect.proof.importer.calibration import (
     Calibration,
     calibrate,
@@ -19,7 +19,6 @@ from verispect.proof.importer.calibration import (
     float_answers,
 )
 from verispect.proof.importer.draft import (
-    Draft,
     DraftAffine,
     Grid,
     Linear,
@@ -27,8 +26,10 @@ from verispect.proof.importer.draft import (
     Value,
     unsupported,
 )
+from verispect.proof.importer.drafting import Draft
+from verispect.proof.importer.linear import fold_straight
 from verispect.proof.importer.lowering import Handler, Lowered, lower
-from verispect.proof.importer.onnx_file import OnnxModel, load_onnx
+from verispect.proof.importer.onnx_file import load_onnx
 from verispect.proof.importer.operators_places import PLACE_OPERATORS
 from verispect.proof.importer.operators_windows import WINDOW_OPERATORS
 from verispect.proof.importer.quantise import LARGE, SMALL, Precision, Quantiser
@@ -92,7 +93,7 @@ def import_onnx(
         lowered = lower(loaded, _HANDLERS)
         seen = calibrate(loaded, samples)
         chosen = precision or _fitting_precision(lowered.draft)
-        graph, weights = _quantised(loaded, lowered, seen, chosen)
+        graph, weights = _quantised(lowered, seen, chosen)
     narrow = tuple(narrowest(weight) for weight in weights)
     report = measure(graph, narrow, judged, float_answers(loaded, judged))
     return ImportedModel(graph, narrow, report)
@@ -108,7 +109,7 @@ def _fitting_precision(draft: Draft) -> Precision:
 
 
 def _quantised(
-    model: OnnxModel, lowered: Lowered, seen: Calibration, precision: Precision
+    lowered: Lowered, seen: Calibration, precision: Precision
 ) -> tuple[Graph, tuple[Integers, ...]]:
     draft, answer = lowered.draft, lowered.answer
     source = _input(draft, lowered.order, seen.samples)
@@ -120,8 +121,8 @@ def _quantised(
         quantiser.add_raw(raw)
         tensor = len(quantiser.nodes)
     assert tensor is not None
-    if lowered.epilogue is not Epilogue.NONE or model.output_name:
-        _require_plain_answer(answer)
+    if answer.index is not None:
+        raise unsupported("the output's axes are moved: choose the tensor before the Transpose")
     graph = Graph(
         source,
         tuple(weight.shape for weight in quantiser.weights),
@@ -134,15 +135,10 @@ def _quantised(
 
 
 def _raw_answer(answer: Value) -> Linear | None:
-    """Return the answer's sum where nothing is applied to it: it is then proven as it is."""
-    if isinstance(answer.base, Linear) and not answer.activation.functions:
-        return answer.base
-    return None
-
-
-def _require_plain_answer(answer: Value) -> None:
-    if answer.index is not None:
-        raise unsupported("the output's axes are moved: choose the tensor before the Transpose")
+    """Return the answer's sum where nothing curved is applied to it: it is proven as it is."""
+    return (
+        fold_straight(answer.base, answer.activation) if isinstance(answer.base, Linear) else None
+    )
 
 
 def _input(draft: Draft, order: Shape, samples: npt.NDArray[Any]) -> Input:

@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 
 from verispect.proof.importer.draft import (
+    Activation,
     Floats,
     Linear,
     RealConvolve,
@@ -87,3 +88,16 @@ def per_channel(linear: Linear) -> tuple[int, Floats, Floats] | None:
     ):
         return term.source, term.weight.reshape(-1), offsets
     return None
+
+
+def fold_straight(linear: Linear, activation: Activation) -> Linear | None:
+    """Return the sum with a chain of factors and offsets taken in, or None where it cannot be."""
+    if activation.straight is None:
+        return None
+    if not activation.functions:
+        return linear
+    factor, offset = activation.straight
+    channels = linear.shape[0]
+    scaled = scale_channels(linear, np.full(channels, factor))
+    assert scaled is not None  # One factor for all channels fits every term.
+    return add_bias(scaled, np.full(channels, offset))

@@ -7,6 +7,7 @@ operator that an integer model cannot say is refused by name, with what would he
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -20,14 +21,14 @@ from verispect.proof.importer.draft import (
     IDENTITY,
     Activation,
     Base,
-    Draft,
     Floats,
     Linear,
     Tensor,
     Value,
     unsupported,
 )
-from verispect.proof.importer.linear import linear_of
+from verispect.proof.importer.drafting import Draft
+from verispect.proof.importer.linear import fold_straight, linear_of
 from verispect.proof.importer.onnx_file import OnnxModel, OnnxNode
 
 _MAX_AXES = 3
@@ -39,6 +40,7 @@ class Lowering:
     def __init__(self, model: OnnxModel, shape: Shape) -> None:
         self.constants = dict(model.constants)
         self.shapes = model.shapes
+        self.uses = Counter(name for node in model.nodes for name in node.inputs)
         self.values: dict[str, Value] = {}
         self.draft = Draft([shape])
 
@@ -71,9 +73,14 @@ class Lowering:
         return self.draft.write(value, name)
 
     def linear(self, value: Value, name: str) -> Linear:
-        """Return `value` as a sum that more can be added to, writing it if need be."""
-        if isinstance(value.base, Linear) and not value.activation.functions:
-            return value.base
+        """Return `value` as a sum that more can be added to, writing it if need be.
+
+        A sum that something else needs too is written: it would be computed twice otherwise.
+        """
+        if isinstance(value.base, Linear) and self.uses[name] == 1:
+            folded = fold_straight(value.base, value.activation)
+            if folded is not None:
+                return folded
         return linear_of(self.write(value, name))
 
 

@@ -23,9 +23,7 @@ from verispect.proof.importer.functions import (
     PLAIN_OPERATORS,
     TUNED_OPERATORS,
     Unary,
-    add_to,
     clip,
-    multiply_by,
     power,
     unary_operator,
 )
@@ -134,16 +132,18 @@ def _add_constant(
     state: Lowering, name: str, constant: Floats, written: str | None = None
 ) -> Value:
     value = state.value(name)
-    if value.activation.functions and constant.size == 1:
-        return _apply(value, add_to(float(constant.reshape(()))))
+    if constant.size == 1:
+        straight = value.activation.then_straight(1.0, float(constant.reshape(())))
+        return replace(value, activation=straight)
     offsets = channel_numbers(constant, value)
     return with_base(value, add_bias(state.linear(value, written or name), offsets))
 
 
 def _scale(state: Lowering, name: str, constant: Floats, written: str | None = None) -> Value:
     value = state.value(name)
-    if value.activation.functions and constant.size == 1:
-        return _apply(value, multiply_by(float(constant.reshape(()))))
+    if constant.size == 1:
+        straight = value.activation.then_straight(float(constant.reshape(())), 0.0)
+        return replace(value, activation=straight)
     factors = channel_numbers(constant, value)
     scaled = scale_channels(state.linear(value, written or name), factors)
     if scaled is None:

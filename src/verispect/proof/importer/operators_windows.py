@@ -18,7 +18,7 @@ from verispect.proof.importer.draft import (
     Value,
     unsupported,
 )
-from verispect.proof.importer.linear import add_bias, per_channel, scale_channels
+from verispect.proof.importer.linear import add_bias, fold_straight, per_channel, scale_channels
 from verispect.proof.importer.lowering import (
     Handler,
     Lowering,
@@ -73,8 +73,9 @@ def _source(
     where places outside the source, which are zero after it, are used.
     """
     channels = value.shape[0]
-    if isinstance(value.base, Linear) and not value.activation.functions:
-        found = per_channel(value.base)
+    if isinstance(value.base, Linear):
+        folded = fold_straight(value.base, value.activation)
+        found = None if folded is None else per_channel(folded)
         if found is not None and not (padded and bool(np.any(found[2]))):
             return found
     return state.write(value, name).number, np.ones(channels), np.zeros(channels)
@@ -129,7 +130,7 @@ def _allowed_groups(grouped: Floats) -> Floats:
 def _fully_connect(
     state: Lowering, name: str, matrix: Floats, bias: Floats | None, *, rows: bool
 ) -> Value:
-    """Return the product of a vector, or of each row of an array, with `matrix` (inputs, outputs)."""
+    """Return the product of a vector, or of each row of an array, with `matrix`."""
     value = state.value(name)
     shape, logical = value.shape, value.logical
     if math.prod(logical[:-1]) != 1:

@@ -37,7 +37,6 @@ from verispect.proof.graph import (
 from verispect.proof.importer.calibration import Ranges
 from verispect.proof.importer.draft import (
     Activation,
-    Draft,
     DraftAffine,
     DraftMaximum,
     DraftMultiply,
@@ -50,6 +49,7 @@ from verispect.proof.importer.draft import (
     RealWindow,
     unsupported,
 )
+from verispect.proof.importer.drafting import Draft
 
 _MAX_SHIFT: Final = 32
 _MAX_DOMAIN: Final = 17
@@ -60,6 +60,7 @@ _LEAST_MULTIPLIER: Final = 256
 _MANTISSA_BITS: Final = 12
 _FINEST: Final = 2
 _FINEST_CURVED: Final = 5
+_COARSE: Final = -3
 _COARSEST: Final = -14
 _NOISE: Final = 0.25
 
@@ -105,11 +106,16 @@ class Quantiser:
         self._numbers: dict[Table, int] = {}
 
     def add_all(self, draft: Draft, answer: int) -> None:
-        """Add the nodes of `draft`; the tensor `answer` is the output and keeps more bits."""
+        """Add the nodes of `draft`; `answer` is the tensor of the output.
+
+        The output keeps more bits, and so does the right factor of a product, which is a gate on
+        whole channels more often than not: small, and needed exactly.
+        """
+        wide = {node.product.right for node in draft.nodes if isinstance(node, DraftMultiply)}
         for number, node in enumerate(draft.nodes, start=1):
             self.shapes.append(draft.shapes[number])
             if isinstance(node, DraftAffine):
-                self._add_affine(node, last=number == answer)
+                self._add_affine(node, wide=number == answer or number in wide)
             elif isinstance(node, DraftMultiply):
                 self._add_multiply(node)
             else:
@@ -128,8 +134,8 @@ class Quantiser:
 
     # -- Affine nodes ---------------------------------------------------------------------------
 
-    def _add_affine(self, node: DraftAffine, *, last: bool) -> None:
-        scale, top = self._output_scale(node.name, node.activation, last=last)
+    def _add_affine(self, node: DraftAffine, *, wide: bool) -> None:
+        scale, top = self._output_scale(node.name, node.activation, wide=wide)
         finest = _FINEST if node.activation.homogeneous else _FINEST_CURVED
         for extra in range(finest, _COARSEST, -1):
             step = math.ldexp(scale, -extra)
@@ -145,8 +151,8 @@ class Quantiser:
             )
             values, _ = affine_bounds(affine, self.limits, trial, self.shapes)
             ends = (quotient(values[0], shift), quotient(values[1], shift))
-            wide = max((int(np.abs(each).max()) for each in weights), default=0) > _INT16
-            if _domain_bits(ends) <= self.precision.table_bits and not (wide and extra > 0):
+            long = max((int(np.abs(each).max()) for each in weights), default=0) > _INT16
+            if _domain_bits(ends) <= self.precision.table_bits and not (long and extra > _COARSE):
                 break
         else:
             raise unsupported("an activation is tiny beside the values it could have")
@@ -157,7 +163,7 @@ class Quantiser:
         self.nodes.append(Affine(_numbered(terms, numbers[0]), numbers[1], requantise, shape))
 
     def _output_scale(
-        self, name: str, activation: Activation, *, last: bool
+        self, name: str, activation: Activation, *, wide: bool
     ) -> tuple[float, Interval]:
         """Return the scale of a tensor, and where its table clips."""
         if activation.grid is not None:
@@ -165,7 +171,7 @@ class Quantiser:
             return grid.scale, (grid.low, grid.high)
         low, high = self.ranges.get(name, (0.0, 0.0))
         size = max(abs(low), abs(high)) or 1.0
-        top = _TOP if last else self.precision.top
+        top = _TOP if wide else self.precision.top
         exact = size / top
         # A power of two, where a function is curved: its table serves other nodes too.
         scale = _short(exact, bits=_MANTISSA_BITS if activation.homogeneous else 1)
@@ -245,7 +251,7 @@ class Quantiser:
             shift += bits
         ends = quotient(values[0], shift), quotient(values[1], shift)
         step = math.ldexp(fine, shift)
-        wanted, top = self._output_scale(node.name, node.activation, last=False)
+        wanted, top = self._output_scale(node.name, node.activation, wide=False)
         scale = wanted
         if node.activation.homogeneous and node.activation.grid is None:
             # A power of two beside the step: the table is then one that other nodes have too.

@@ -87,15 +87,12 @@ def _read_trees(attributes: Mapping[str, Any]) -> list[_Tree]:
     """Return the trees, each branch turned so that it asks whether a number is at most a step."""
     if len(attributes.get("nodes_values_as_tensor", ())) > 0:
         raise unsupported("thresholds in binary64")
-    trees: list[_Tree] = []
     by_tree: dict[int, dict[int, int]] = {}
     for place, (tree, number) in enumerate(
         zip(attributes["nodes_treeids"], attributes["nodes_nodeids"], strict=True)
     ):
         by_tree.setdefault(tree, {})[number] = place
-    for places in by_tree.values():
-        trees.append(_read_tree(attributes, places))
-    return trees
+    return [_read_tree(attributes, places) for places in by_tree.values()]
 
 
 def _read_tree(attributes: Mapping[str, Any], places: dict[int, int]) -> _Tree:
