@@ -121,6 +121,13 @@ def anchored(tmp_path: Path) -> AnchoredLog:
     log.store.close()
 
 
+def answer_requests(chain: Chain, answer) -> None:
+    """Let a function answer instead of the chain, or the chain again."""
+    provider = chain.web3.provider
+    provider.make_request = answer
+    provider._inner._request_func_cache = (None, None)
+
+
 def eas_contracts() -> dict[str, str]:
     """Byte code of the genuine EAS; skips the test where it is not at hand."""
     folder = (_REPOSITORY / os.environ.get(EAS_VARIABLE, "../shared/vectors/eas")).resolve()

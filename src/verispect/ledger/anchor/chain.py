@@ -49,7 +49,15 @@ DEVELOPMENT_CHAIN_IDS: Final = frozenset({131277322940537, 1337, 31337})
 POLL_SECONDS: Final = 2.0
 DEFAULT_PRIORITY_FEE: Final = 1_000_000_000
 
-_NODE_ERRORS: Final = (Web3Exception, RequestException, OSError, ValueError, TypeError, KeyError)
+# A node may answer anything, and web3 reads it as what it should be.
+_NODE_ERRORS: Final = (
+    Web3Exception,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    ArithmeticError,
+)
 
 
 @dataclass(frozen=True, slots=True)
