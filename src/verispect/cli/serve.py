@@ -63,6 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         CONFIGURATION_VARIABLE,
         Service,
         ServiceConfiguration,
+        prepare_process,
     )
 
     _check_numbers(arguments)
@@ -120,6 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
         )
         Multiprocess(config, sockets=[listener]).run()
         return EXIT_DONE
+    prepare_process()
     server = uvicorn.Server(uvicorn.Config(service.application(), **options))
     server.run(sockets=[listener])
     return EXIT_DONE if server.started else EXIT_COULD_NOT_TELL
