@@ -7,10 +7,11 @@ import hashlib
 import numpy as np
 import pytest
 
+from verispect.core.errors import StoreError
 from verispect.proof import field, merkle, multilinear
 from verispect.proof.field import MODULUS
 from verispect.proof.parameters import Code
-from verispect.proof.prover import commit, ntt
+from verispect.proof.prover import commit, ntt, stored_commitment
 
 P = MODULUS
 PLAIN = Code(6, 2, 0)
@@ -137,3 +138,64 @@ def test_random_elements_are_canonical(monkeypatch):
     monkeypatch.setattr(commit.secrets, "token_bytes", lambda count: chunks.pop(0)[:count])
     assert commit.random_elements(3).tolist() == [0, 0, 5]
     assert chunks == []
+
+
+# -- Stored ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [0, 1, 9])
+@pytest.mark.parametrize("kept", [True, False])
+@pytest.mark.parametrize("code", [PLAIN, HIDING], ids=["plain", "hiding"])
+def test_stored_commitment_opens_like_the_first(tmp_path, code, rows, kept):
+    """A commitment read back has the same root, masks and openings."""
+    matrix = integers(max(rows, 1))[:rows]
+    tails = None
+    if code.hides:
+        tails = commit.random_elements(rows, code.degree_bound - code.columns)
+    made = commit.commit(matrix, code, tails=tails, kept_bytes=1 << 28 if kept else -1)
+    path = tmp_path / "weights"
+    stored_commitment.save(made, path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["weights"]
+    assert path.stat().st_mode & 0o777 == 0o600
+    read = stored_commitment.load(path, matrix, code)
+    assert (read.words is not None) == kept
+    assert read.root == made.root
+    assert (read.tails == made.tails).all()
+    assert check(read, rows) == check(made, rows)
+
+
+def test_damaged_stored_commitments_are_refused(tmp_path):
+    """A file that is cut, foreign, of other parameters or changed is refused or never opened."""
+    matrix, path = integers(9), tmp_path / "weights"
+    made = commit.commit(matrix, PLAIN)
+    stored_commitment.save(made, path)
+    good = path.read_bytes()
+    for data in (b"", good[:100], good[:-1], good + b"\0", b"x" + good[1:]):
+        path.write_bytes(data)
+        with pytest.raises(StoreError):
+            stored_commitment.load(path, matrix, PLAIN)
+    path.write_bytes(good)
+    for other, code in ((integers(8), PLAIN), (matrix, Code(6, 3, 0)), (matrix, HIDING)):
+        with pytest.raises(StoreError):
+            stored_commitment.load(path, other, code)
+    for place in (30, 4096 + 4 * 32, 4096 + 511 * 32 - 1, len(good) - 1):
+        wrong = bytearray(good)
+        wrong[place] ^= 1
+        path.write_bytes(bytes(wrong))
+        with pytest.raises(StoreError):
+            stored_commitment.load(path, matrix, PLAIN).open(POSITIONS)
+    with pytest.raises(StoreError):
+        stored_commitment.load(tmp_path / "absent", matrix, PLAIN)
+    with pytest.raises(StoreError):
+        stored_commitment.save(made, tmp_path / "absent" / "weights")
+
+
+def test_openings_are_counted_before_they_are_made(tmp_path):
+    """A hiding commitment opens as often as its budget says, across processes and crashes."""
+    path = tmp_path / "weights"
+    assert [stored_commitment.count_opening(path, 3) for _ in range(3)] == [1, 2, 3]
+    for _ in range(2):
+        with pytest.raises(StoreError, match="budget"):
+            stored_commitment.count_opening(path, 3)
+    with pytest.raises(StoreError):
+        stored_commitment.count_opening(tmp_path / "absent" / "weights", 3)

@@ -19,6 +19,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from verispect.core.errors import Reason, StoreError
 from verispect.proof import field, merkle, multilinear
 from verispect.proof.field import Array
 from verispect.proof.merkle import HASH_BYTES, SALT_BYTES
@@ -58,6 +59,8 @@ class Commitment:
     """Of all leaves; empty where the commitment does not hide."""
     words: Array | None
     """The code words, `(length, rows)`, where they are kept."""
+    checked: bool = False
+    """Whether openings are checked against the root: where words and tree come from a file."""
 
     @property
     def root(self) -> bytes:
@@ -65,7 +68,11 @@ class Commitment:
         return self.levels[-1]
 
     def open(self, positions: Sequence[int]) -> Opening:
-        """Show the columns at distinct, ascending positions."""
+        """Show the columns at distinct, ascending positions.
+
+        Raises:
+            StoreError: `STORE_FAILED` where a stored commitment turns out to be damaged.
+        """
         values = self._columns(np.array(positions, dtype=np.int64))
         columns = [field.to_bytes(line) for line in values]
         if self.salts:
@@ -73,7 +80,13 @@ class Commitment:
             columns = [column + salt for column, salt in zip(columns, salts, strict=True)]
         missing = merkle.missing_nodes(self.code.log_length, positions)
         nodes = [self.levels[level][i * HASH_BYTES : (i + 1) * HASH_BYTES] for level, i in missing]
-        return Opening(b"".join(columns), b"".join(nodes))
+        opening = Opening(b"".join(columns), b"".join(nodes))
+        if self.checked:
+            hashes = [merkle.leaf_hash(column) for column in columns]
+            found = merkle.root_of_opening(self.code.log_length, positions, hashes, opening.nodes)
+            if found != self.root:
+                raise StoreError("a stored commitment is damaged", reason=Reason.STORE_FAILED)
+        return opening
 
     def _columns(self, positions: npt.NDArray[np.int64]) -> Array:
         if self.words is not None:
