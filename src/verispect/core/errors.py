@@ -61,6 +61,7 @@ class Reason(StrEnum):
     KEY_EXPIRED = "key-expired"
     KEY_NOT_YET_VALID = "key-not-yet-valid"
     KEY_REVOKED = "key-revoked"
+    KEY_COMPROMISED = "key-compromised"
     ISSUER_MISMATCH = "issuer-mismatch"
     DEVELOPMENT_KEY = "development-key"
     SIGNED_IN_FUTURE = "signed-in-future"
@@ -89,6 +90,10 @@ class Reason(StrEnum):
     LOG_UNKNOWN = "log-unknown"
     LOG_FORKED = "log-forked"
     WITNESSES_MISSING = "witnesses-missing"
+    VERDICTS_MISSING = "verdicts-missing"
+    VERDICTS_CONFLICT = "verdicts-conflict"
+    RECEIPT_WITHHELD = "receipt-withheld"
+    SEQUENCE_REUSED = "sequence-reused"
     # Proofs of a computation, checked.
     PROOF_INVALID = "proof-invalid"
     PROOF_WRONG_MODEL = "proof-wrong-model"
