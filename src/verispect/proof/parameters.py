@@ -21,6 +21,7 @@ from verispect.proof.field import MODULUS
 from verispect.proof.graph import Graph
 from verispect.proof.graph_parts import Affine, Convolve, Maximum, Multiply
 from verispect.proof.layout import Layout
+from verispect.proof.provable import MAX_BUDGET, MAX_COLUMNS, MIN_COLUMNS, RATE_BITS
 
 QUERY_BITS: Final = 101
 """What the queries alone must give, so that the sum stays above `SECURITY_BITS`."""
@@ -28,11 +29,6 @@ SECURITY_BITS: Final = 100
 """Verifiers refuse less."""
 HIDING_QUERIES: Final = 187
 """The queries of mode zero-knowledge: the number for a degree of three eighths of the length."""
-MIN_COLUMN_VARIABLES: Final = 6
-MAX_COLUMN_VARIABLES: Final = 16
-RATE_BITS: Final = (2, 3)
-MAX_MASKING_BUDGET: Final = 1 << 12
-"""How often a hiding commitment of weights can be opened at most."""
 
 _FIELD: Final = MODULUS**2
 
@@ -77,9 +73,9 @@ class Code:
 
     def __post_init__(self) -> None:
         if not (
-            MIN_COLUMN_VARIABLES <= self.column_variables <= MAX_COLUMN_VARIABLES
+            MIN_COLUMNS <= self.column_variables <= MAX_COLUMNS
             and self.rate_bits in RATE_BITS
-            and 0 <= self.masking_budget <= MAX_MASKING_BUDGET
+            and 0 <= self.masking_budget <= MAX_BUDGET
         ):
             raise MalformedError(
                 "a parameter of a commitment is out of range", reason=Reason.MALFORMED_MODEL
