@@ -28,6 +28,7 @@ LogId = NewType("LogId", bytes)
 """The first 24 bytes of a SHA-256 digest: one log of one founder."""
 
 _LOG_DOMAIN: Final = b"verispect-anchor-log-v1"
+_VERIFY: Final = "verify(bytes24,uint256,bytes32,uint256,bytes32[])"
 _NO_ADDRESS: Final = "0x" + "00" * 20
 
 
@@ -170,6 +171,13 @@ def compromise_key(log_id: LogId, key_id: bytes, compromised_at: int) -> bytes:
     return _call_data("compromise_key(bytes24,bytes32,uint256)", log_id, key_id, compromised_at)
 
 
+def verification(
+    log_id: LogId, size: int, leaf: Digest, index: int, path: Sequence[bytes]
+) -> bytes:
+    """Return the call that checks a leaf under an anchored root; it changes nothing."""
+    return _call_data(_VERIFY, log_id, size, leaf, index, list(path))
+
+
 # -- What is read -----------------------------------------------------------------------------
 
 
@@ -207,8 +215,7 @@ class AnchorContract:
         self, log_id: LogId, size: int, leaf: Digest, index: int, path: Sequence[bytes]
     ) -> bool:
         """Let the contract check that a leaf is under an anchored root."""
-        signature = "verify(bytes24,uint256,bytes32,uint256,bytes32[])"
-        (found,) = self._ask(signature, ["bool"], log_id, size, leaf, index, list(path))
+        (found,) = self._ask(_VERIFY, ["bool"], log_id, size, leaf, index, list(path))
         return bool(found)
 
     def operator_key(self, log_id: LogId, key_id: bytes) -> OperatorKey | None:

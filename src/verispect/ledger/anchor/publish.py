@@ -59,6 +59,13 @@ def register(
     return reference
 
 
+def publication(reference: AnchorReference, size: int, root: Digest) -> Call:
+    """Return the call that anchors a tree, under the name that it has once and for all."""
+    log_id = reference.log_id.hex()
+    data = calls.publish(size, root)
+    return Call(f"publish {log_id} {size}", reference.contract, data, log_id, size)
+
+
 def publish(
     sender: TransactionSender, reference: AnchorReference, size: int, root: Digest
 ) -> AnchoredRoot:
@@ -80,20 +87,13 @@ def publish(
         raise RequestError("an empty tree is not anchored", parameter="size")
     contract = AnchorContract(sender.chain, reference.contract)
     _require_ours(contract)
-    call = Call(
-        f"publish {reference.log_id.hex()} {size}",
-        reference.contract,
-        calls.publish(size, root),
-        reference.log_id.hex(),
-        size,
-    )
     # Goes first, so that a crashed publication is found before the chain is asked.
     sender.resume()
     anchored = contract.root(reference.log_id, root)
     if anchored is not None and anchored.size == size:
         return anchored
     _require_growth(contract, reference.log_id, size)
-    sender.run(call)
+    sender.run(publication(reference, size, root))
     anchored = contract.root(reference.log_id, root)
     if anchored is None:
         raise NetworkError("the anchor left the chain again", reason=Reason.CHAIN_UNCONFIRMED)
