@@ -19,6 +19,7 @@ from material import (
     OTHER,
     SUBJECT,
     VectorKey,
+    batch,
     derived,
     openings,
     policy,
@@ -181,6 +182,12 @@ def envelope() -> Iterator[Case]:
     yield case("accept-algorithm-19", "Ed25519 of RFC 9864", header(**{"1": -19}), None)
     entry = ["example", "example-v1", 0, b"body", b""]
     yield case("accept-evidence", "one evidence entry", unprotected({-70001: [entry]}), None)
+    yield case("accept-batch", "one of five under one signature", batch(3), None)
+    header_of_batch = encode(protected_map() | {1: -70002})
+    for length in (64, 67, 69, 420):
+        damaged = sign1(payload, protected=header_of_batch, signature=b"\0" * length)
+        yield case(f"batch-signature-{length}", f"a batch signature of {length} bytes", damaged)
+    yield case("single-with-path", "-8 with a path", sign1(payload, signature=b"\0" * 100))
     yield case("untagged", "no COSE_Sign1 tag", good[1:])
     yield case("tag-sign", "the tag of COSE_Sign", b"\xd8\x62" + good[1:])
     yield case("tag-not-minimal", "tag 18 in two bytes", b"\xd8\x12" + good[1:])

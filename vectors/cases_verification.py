@@ -22,6 +22,7 @@ from material import (
     REVOKED,
     SIGNED_AT,
     UNLISTED,
+    batch,
     derived,
     model,
     openings,
@@ -64,6 +65,7 @@ def verification() -> Iterator[Case]:
     """Yield the cases of a whole verification."""
     yield from _accepted()
     yield from _signature_and_key()
+    yield from _batch()
     yield from _times_and_nonce()
     yield from _content()
     yield from _model_and_policy()
@@ -98,6 +100,13 @@ def _accepted() -> Iterator[Case]:
         data=receipt(DEVELOPMENT),
         policy=accepting,
     )
+    for place, count in ((0, 1), (4, 5), (700, 1024)):
+        yield _case(
+            f"accept-batch-{place}-of-{count}",
+            "one of a batch under one signature",
+            *VERIFIED,
+            data=batch(place, count=count),
+        )
     skewed = receipt(signed_at=NOW + 60_000)
     yield _case("accept-clock-skew", "a minute ahead", *VERIFIED, data=skewed)
 
@@ -154,6 +163,33 @@ def _signature_and_key() -> Iterator[Case]:
     yield _case("key-revoked", "revoked after signing", no, "key-revoked", data=receipt(REVOKED))
     development = receipt(DEVELOPMENT)
     yield _case("development-key", "not accepted", no, "development-key", data=development)
+
+
+def _batch() -> Iterator[Case]:
+    no, invalid = "refused", "signature-invalid"
+    good = batch(2)
+    # The field ends the receipt: signature, count, index, then three hashes.
+    start = len(good) - (64 + 4 + 3 * 32)
+
+    def changed(at: int, byte: int) -> bytes:
+        return good[: start + at] + bytes((byte,)) + good[start + at + 1 :]
+
+    for name, description, data in (
+        ("batch-signature", "another byte of the signature", changed(0, good[start] ^ 1)),
+        ("batch-count", "a tree of six", changed(65, 6)),
+        ("batch-index", "the place of another", changed(67, 3)),
+        ("batch-index-outside", "a place outside the tree", changed(67, 5)),
+        ("batch-path", "another hash in the path", changed(70, good[start + 70] ^ 1)),
+        ("batch-of-none", "a tree of no leaves", changed(65, 0)),
+    ):
+        yield _case(name, description, no, invalid, data=data)
+    payload = statement().encode()
+    header = encode(protected_map() | {1: -70002})
+    root_alone = sign1(payload, protected=header, signature=good[start : start + 68])
+    yield _case("batch-without-path", "a path too short", no, invalid, data=root_alone)
+    field = good[start : start + 64] + b"\x04\x01\x00\x00" + bytes(320)
+    large = sign1(payload, protected=header, signature=field)
+    yield _case("batch-1025", "a tree of 1025 leaves", no, invalid, data=large)
 
 
 def _times_and_nonce() -> Iterator[Case]:

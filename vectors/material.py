@@ -17,7 +17,7 @@ from nacl.signing import SigningKey
 from verispect.appraisal.policy import SIGNED
 from verispect.core.commitments import Opening, Part, encode_openings
 from verispect.core.encoding import decode, encode, to_base64url
-from verispect.core.envelope import STATEMENT_TYPE, signed_bytes
+from verispect.core.envelope import STATEMENT_TYPE, sign_envelopes, signed_bytes
 from verispect.core.keys import PublicKey
 from verispect.core.statement import (
     Determinism,
@@ -152,6 +152,14 @@ def sign1(
 def receipt(key: VectorKey = GOOD, **changes: Any) -> bytes:
     """Return the good receipt with `changes` to its statement."""
     return sign1(statement(**changes).encode(), key=key)
+
+
+def batch(place: int = 0, *, count: int = 5) -> bytes:
+    """Return the good statement as one of a batch under one signature."""
+    payloads = [(statement(sequence=100 + other).encode(), SUBJECT) for other in range(count)]
+    payloads[place] = (statement().encode(), SUBJECT)
+    signed = sign_envelopes(payloads, content_type=STATEMENT_TYPE, issuer=ISSUER, signer=GOOD)
+    return signed[place].encode()
 
 
 def openings(**changes: Any) -> bytes:

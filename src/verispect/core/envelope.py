@@ -3,7 +3,8 @@
 Sign and open the exact bytes. The protected header holds algorithm, content type, key
 identifier, issuer and subject and nothing else; the unprotected header is empty or holds the
 evidence that travels with the statement. Everything is deterministic CBOR, so one envelope has
-one form, except for the algorithm: we write -8 (EdDSA) and read -19 (Ed25519, RFC 9864) too.
+one form, except for the algorithm: we write -8 (EdDSA) and read -19 (Ed25519, RFC 9864) too. An
+issuer of very many statements may sign a batch of them at once (`verispect.core.batch`).
 
 `open_envelope` believes nothing: the signature is checked by `SignedEnvelope.verify` with a key
 that the caller already trusts.
@@ -16,6 +17,12 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, Final
 
+from verispect.core.batch import (
+    BATCH_ALGORITHM,
+    has_batch_form,
+    sign_batch_messages,
+    verify_batch_signature,
+)
 from verispect.core.encoding import DIGEST_BYTES, Digest, byte_string, decode, encode, sha256
 from verispect.core.errors import MalformedError, Reason, UnsupportedError
 from verispect.core.keys import SIGNATURE_BYTES, KeyId, PublicKey, Signer
@@ -81,7 +88,11 @@ class SignedEnvelope:
         Raises:
             VerificationError: `signature-invalid`.
         """
-        key.verify(signed_bytes(self.protected, self.payload), self.signature)
+        message = signed_bytes(self.protected, self.payload)
+        if len(self.signature) == SIGNATURE_BYTES:
+            key.verify(message, self.signature)
+        else:
+            verify_batch_signature(message, self.signature, key)
 
 
 def signed_bytes(protected: bytes, payload: bytes) -> bytes:
@@ -107,16 +118,47 @@ def sign_envelope(
     return SignedEnvelope(content_type, key_id, issuer, subject, payload, signature, protected)
 
 
+def sign_envelopes(
+    payloads: Sequence[tuple[bytes, str]], *, content_type: str, issuer: str, signer: Signer
+) -> list[SignedEnvelope]:
+    """Sign many payloads with one signature (`verispect.core.batch`).
+
+    Args:
+        payloads: each payload, deterministic CBOR, with its subject.
+        content_type: what the payloads are.
+        issuer: the CWT `iss` claim.
+        signer: holder of the private key.
+
+    Raises:
+        ValueError: for none, or more than `MAX_BATCH_STATEMENTS`.
+    """
+    key_id = signer.public_key.key_id
+    headers = [
+        _protected_start(content_type, key_id, issuer, BATCH_ALGORITHM) + encode(subject)
+        for _, subject in payloads
+    ]
+    messages = [
+        signed_bytes(protected, payload)
+        for protected, (payload, _) in zip(headers, payloads, strict=True)
+    ]
+    return [
+        SignedEnvelope(content_type, key_id, issuer, subject, payload, signature, protected)
+        for protected, (payload, subject), signature in zip(
+            headers, payloads, sign_batch_messages(messages, signer), strict=True
+        )
+    ]
+
+
 def encode_protected(content_type: str, key_id: KeyId, issuer: str, subject: str) -> bytes:
     """Return the protected header."""
-    return _protected_start(content_type, key_id, issuer) + encode(subject)
+    return _protected_start(content_type, key_id, issuer, _EDDSA) + encode(subject)
 
 
 @lru_cache(maxsize=64)
-def _protected_start(content_type: str, key_id: KeyId, issuer: str) -> bytes:
+def _protected_start(content_type: str, key_id: KeyId, issuer: str, algorithm: int) -> bytes:
     """Return the header up to its last item, the subject: the same for all of an issuer's."""
     header = {
-        _ALGORITHM: _EDDSA,
+        _ALGORITHM: algorithm,
         _CONTENT_TYPE: content_type,
         _KEY_ID: key_id,
         _CWT_CLAIMS: {_ISSUER: issuer, _SUBJECT: ""},
@@ -139,9 +181,10 @@ def open_envelope(data: bytes, *, content_type: str) -> SignedEnvelope:
     protected, unprotected, payload, signature = fields
     if type(protected) is not bytes or type(payload) is not bytes or type(signature) is not bytes:
         raise _malformed("protected header, payload and signature must be byte strings")
-    if len(signature) != SIGNATURE_BYTES:
-        raise _malformed("the signature has the wrong length")
     header = _parse_protected(protected)
+    is_single = len(signature) == SIGNATURE_BYTES
+    if not (has_batch_form(signature) if header[_ALGORITHM] == BATCH_ALGORITHM else is_single):
+        raise _malformed("the signature has the wrong length")
     if header[_CONTENT_TYPE] != content_type:
         raise _malformed(f"expected content type {content_type}")
     claims = header[_CWT_CLAIMS]
@@ -171,9 +214,10 @@ def _parse_protected(protected: bytes) -> dict[int, Any]:
         )
     if header.keys() != {_ALGORITHM, _CONTENT_TYPE, _KEY_ID, _CWT_CLAIMS}:
         raise _malformed("a protected header parameter is missing or unknown")
-    if header[_ALGORITHM] not in (_EDDSA, _ED25519):
+    if header[_ALGORITHM] not in (_EDDSA, _ED25519, BATCH_ALGORITHM):
         raise UnsupportedError(
-            "expected algorithm -8 or -19 (Ed25519)", reason=Reason.UNSUPPORTED_ALGORITHM
+            f"expected algorithm -8 or -19 (Ed25519), or {BATCH_ALGORITHM} (batch)",
+            reason=Reason.UNSUPPORTED_ALGORITHM,
         )
     key_id, claims = header[_KEY_ID], header[_CWT_CLAIMS]
     if type(key_id) is not bytes or len(key_id) != DIGEST_BYTES:
