@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from verispect.proof.field import ONE, ZERO, Element
+from verispect.proof.field import ONE, ZERO, Array, Element, to_bytes
 from verispect.proof.transcript import Transcript
 
 ENTRIES_PER_PRODUCT = 6
@@ -95,6 +95,17 @@ class Channel:
         data = b"".join(value.to_bytes() for value in values)
         self.sent.append(data)
         self.transcript.absorb(label, data)
+
+    def send_array(self, label: str, values: Array) -> None:
+        """Send an array of elements as it is."""
+        data = to_bytes(values)
+        self.sent.append(data)
+        self.transcript.absorb(label, data)
+
+    @property
+    def messages(self) -> bytes:
+        """Everything sent so far."""
+        return b"".join(self.sent)
 
     def form(self, value: Element, number: int) -> Form:
         """Return the form of a value that was sent under the mask with `number`."""

@@ -21,6 +21,8 @@ from verispect.proof.prover import kernels_contract as kernels
 from verispect.proof.prover import kernels_sumcheck
 from verispect.proof.prover.witness import signed
 
+_LOW_BITS = 26
+_LOW = (1 << _LOW_BITS) - 1
 _BATCH_FIRST = 4
 """From this batch on the batch axis is contracted before the spatial ones."""
 
@@ -44,6 +46,18 @@ def high_products(vector: Array, matrix: npt.NDArray[np.integer], bound: int) ->
     result = np.empty((matrix.shape[1], 2), np.uint64)
     kernels.contract_high(kernels.halves(vector), matrix, kernels.span_for(bound), result)
     return result
+
+
+def wide_products(vector: Array, matrix: npt.NDArray[np.integer]) -> Array:
+    """Return `high_products` of integers of up to 56 bits."""
+    values = matrix if matrix.dtype == np.int64 else signed(matrix)
+    if values.dtype != np.int64 or not values.size:
+        return high_products(vector, values, largest(values))
+    low = (values & _LOW).astype(np.int32)
+    high = (values >> _LOW_BITS).astype(np.int32)
+    whole = high_products(vector, high, largest(high))
+    whole = field.multiply(whole, np.array(1 << _LOW_BITS, np.uint64))
+    return field.add(whole, high_products(vector, low, _LOW))
 
 
 def embedded(values: npt.NDArray[np.integer]) -> Array:

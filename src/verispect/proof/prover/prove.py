@@ -1,0 +1,339 @@
+"""Proofs that an integer model's outputs are those for its inputs (spec/proof.md).
+
+A `Prover` holds a model with its weights and their commitment; `prove` runs the model on a batch and
+makes one proof for all of it. The mode is the commitment's: one that hides gives proofs in mode
+zero-knowledge, any other in mode succinct.
+
+This module refuses a mode that the commitment does not have, and more openings of hidden weights
+than they were masked for. It decides nothing: only a verifier says whether a proof holds.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from verispect.core.encoding import DIGEST_BYTES
+from verispect.core.errors import ModelError, Reason, RequestError
+from verispect.proof import field
+from verispect.proof.field import Array, Element
+from verispect.proof.graph import Graph
+from verispect.proof.layout import INPUT_RANGE, table_variables, weights_layout
+from verispect.proof.parameters import HIDING_QUERIES, Code, Mode, ProofShape, proof_shape
+from verispect.proof.proof_file import Proof
+from verispect.proof.provable import ProvableModel
+from verispect.proof.prover import contractions, kernels_contract, masks, views
+from verispect.proof.prover.channel import Channel
+from verispect.proof.prover.commit import Commitment, commit
+from verispect.proof.prover.lookups import lookups
+from verispect.proof.prover.masks import SYSTEM, Masks, Randomness, random_elements
+from verispect.proof.prover.nodes import nodes
+from verispect.proof.prover.opening import opening, row_weights
+from verispect.proof.prover.witness import Group, Witness, hold, weight_group
+from verispect.proof.runtime import Runtime, Trace
+from verispect.proof.transcript import Transcript
+
+Integers = npt.NDArray[np.integer]
+Progress = Callable[[str, float], None]
+"""Called between steps with the step's name and the share of the work done; may raise to cancel."""
+
+PROVER_NAME: Final = "verispect-1"
+
+
+class Budget(Protocol):
+    """How often hidden weights may still be opened; it must outlive the process."""
+
+    def take(self) -> None:
+        """Count one opening before it happens.
+
+        Raises:
+            ModelError: `malformed-model`... never; `masks-exhausted` when none is left.
+        """
+
+
+@dataclass(frozen=True)
+class Prover:
+    """A model ready to be proven.
+
+    Args:
+        model: its public half.
+        runtime: the graph with its weights.
+        weights: the weights, padded.
+        commitment: to them.
+        budget: counts openings of a hiding commitment; None where it does not hide.
+    """
+
+    model: ProvableModel
+    runtime: Runtime
+    weights: Group
+    commitment: Commitment
+    budget: Budget | None = None
+
+    @property
+    def code(self) -> Code:
+        """The parameters of the commitment."""
+        return Code(self.model.columns, self.model.rate_bits, self.model.budget)
+
+
+@dataclass(frozen=True, slots=True)
+class ProofResult:
+    """A proof with the run it is about.
+
+    Args:
+        proof: to be encoded and sent.
+        trace: the run; it holds hidden values, the proof does not.
+        cpu_seconds: what the proof cost, the run included.
+    """
+
+    proof: Proof
+    trace: Trace
+    cpu_seconds: float
+
+
+def commit_model(
+    graph: Graph,
+    weights: Sequence[Integers],
+    *,
+    columns: int,
+    rate_bits: int = 2,
+    masking_budget: int = 0,
+    randomness: Randomness = SYSTEM,
+) -> tuple[ProvableModel, Commitment]:
+    """Commit to weights: what is done once for a model.
+
+    Args:
+        graph: the integer model.
+        weights: in the graph's order.
+        columns: `c`; a matrix has `2^c` columns.
+        rate_bits: of the code.
+        masking_budget: how often the weights may be opened hiding; 0 for mode succinct.
+        randomness: of the masking coefficients.
+
+    Raises:
+        MalformedError: `malformed-model` for parameters out of range.
+    """
+    code = Code(columns, rate_bits, masking_budget)
+    group = weight_group(weights_layout(graph.weights, columns), weights)
+    matrix = group.rows()
+    tails = None
+    if code.hides:
+        tails = random_elements(randomness, len(matrix), code.degree_bound - code.columns)
+    commitment = commit(matrix, code, tails=tails)
+    return ProvableModel(graph, columns, rate_bits, commitment.root, masking_budget), commitment
+
+
+def make_prover(
+    model: ProvableModel,
+    weights: Sequence[Integers],
+    commitment: Commitment,
+    budget: Budget | None = None,
+) -> Prover:
+    """Return a prover of a committed model.
+
+    Raises:
+        ModelError: `model-changed` where the commitment is to other weights, `malformed-model` as
+            the runtime.
+    """
+    if commitment.root != model.root:
+        raise ModelError("the commitment is not the model's", reason=Reason.MODEL_CHANGED)
+    group = weight_group(weights_layout(model.graph.weights, model.columns), weights)
+    return Prover(model, Runtime(model.graph, weights), group, commitment, budget)
+
+
+def prove(
+    prover: Prover,
+    inputs: Integers,
+    *,
+    mode: Mode,
+    context: bytes,
+    hidden_input: bool = False,
+    progress: Progress | None = None,
+    randomness: Randomness = SYSTEM,
+) -> ProofResult:
+    """Run the model on a batch of inputs and prove the outputs.
+
+    Args:
+        prover: the model.
+        inputs: integers within the input's range, batch first.
+        mode: what the caller asked for; it must be the commitment's.
+        context: 32 octets, what the proof is about.
+        hidden_input: whether the input is committed to instead of public; zero-knowledge only.
+        progress: told of every step; what it raises ends the work.
+        randomness: of the masks.
+
+    Raises:
+        RequestError: `invalid-request` for another mode, context or input.
+        ModelError: as the runtime; as the budget.
+    """
+    started = time.process_time()
+    code = prover.code
+    if mode is not code.mode:
+        raise RequestError(f"the model is committed for mode {code.mode}", reason=_INVALID)
+    if len(context) != DIGEST_BYTES:
+        raise RequestError("a context has 32 octets", reason=_INVALID)
+    if hidden_input and not code.hides:
+        raise RequestError("mode succinct hides no input", reason=_INVALID)
+    tell = progress or (lambda step, share: None)
+    tell("run", 0.0)
+    trace = prover.runtime.run(inputs)
+    if code.hides:
+        if prover.budget is None:
+            raise ModelError("hidden weights need a budget", reason=Reason.STORE_FAILED)
+        prover.budget.take()
+    work = _Work(prover, code, trace, context, hidden_input, randomness)
+    proof = work.proof(tell, started)
+    return ProofResult(proof, trace, time.process_time() - started)
+
+
+_INVALID: Final = Reason.INVALID_REQUEST
+
+
+class _Work:
+    """One proof in the making."""
+
+    def __init__(
+        self,
+        prover: Prover,
+        code: Code,
+        trace: Trace,
+        context: bytes,
+        hidden_input: bool,
+        randomness: Randomness,
+    ) -> None:
+        graph = prover.model.graph
+        self.prover, self.code, self.trace, self.context = prover, code, trace, context
+        self.hidden_input, self.randomness = hidden_input, randomness
+        self.batch = len(trace.tensors[0])
+        self.shape: ProofShape = proof_shape(graph, self.batch, code, hidden_input=hidden_input)
+        self.witness: Witness = hold(
+            graph,
+            prover.weights,
+            prover.runtime.weights,
+            trace,
+            self.shape.layouts[1:],
+            self._multiplicities(),
+            hidden_input=hidden_input,
+        )
+        self.input_digest = _digest(trace.tensors[0], "<i2")
+        self.output_digest = _digest(trace.output, "<i8")
+
+    def _multiplicities(self) -> list[Integers]:
+        counts: list[Integers] = list(self.trace.multiplicities)
+        if self.hidden_input:
+            graph = self.prover.model.graph
+            size = 1 << table_variables(graph, INPUT_RANGE)
+            index = self.trace.tensors[0].reshape(-1).astype(np.int64) - graph.input.minimum
+            counts.append(np.bincount(index, minlength=size))
+        return counts
+
+    def proof(self, tell: Progress, started: float) -> Proof:
+        """Make the proof."""
+        tell("commit", 0.1)
+        drawn = masks.draw(self.shape, self.randomness) if self.code.hides else None
+        commitments = [self.prover.commitment]
+        commitments += [self._commit(group) for group in self.witness.groups[1:]]
+        if drawn is not None:
+            commitments.append(commit(drawn.matrix, self.code, tails=drawn.tails))
+        channel = self._start(commitments, drawn)
+        tell("lookups", 0.3)
+        claims = lookups(channel, self.witness)
+        tell("nodes", 0.6)
+        claims += nodes(channel, self.witness, hidden_input=self.hidden_input)
+        tell("opening", 0.7)
+        opened = opening(channel, self.witness, claims, self.code.column_variables)
+        channel.sacrifice()
+        theta = channel.challenge("theta")
+        tell("combination", 0.8)
+        combination = self._combination(commitments, opened.point, theta)
+        if drawn is not None:
+            combination = masks.hide_combination(drawn, combination)
+        channel.transcript.absorb_array("combination", combination)
+        if drawn is not None:
+            last = views.suffix(opened.point, self.code.column_variables)
+            masks.settle(channel, drawn, self.code, opened.values, theta, last)
+        tell("columns", 0.9)
+        drawn_positions = channel.transcript.positions(
+            "queries", self.code.queries, self.code.length
+        )
+        positions = sorted(set(drawn_positions))
+        shown = [commitment.open(positions) for commitment in commitments]
+        tell("done", 1.0)
+        milliseconds = round(1000 * (time.process_time() - started))
+        return Proof(
+            mode=self.code.mode,
+            model=bytes(self.prover.model.digest),
+            context=self.context,
+            batch=self.batch,
+            witness_root=self._witness_root(commitments),
+            messages=channel.messages,
+            combination=field.to_bytes(combination),
+            columns=b"".join(each.columns for each in shown),
+            nodes=b"".join(each.nodes for each in shown),
+            output_digest=self.output_digest,
+            input_digest=None if self.hidden_input else self.input_digest,
+            input_root=commitments[1].root if self.hidden_input else None,
+            masks_root=commitments[-1].root if self.code.hides else None,
+            metadata={
+                "prover": PROVER_NAME,
+                "cpu_milliseconds": milliseconds,
+                "security_bits": str(round(self.shape.security_bits, 1)),
+            },
+        )
+
+    def _witness_root(self, commitments: list[Commitment]) -> bytes:
+        return commitments[len(self.witness.groups) - 1].root
+
+    def _commit(self, group: Group) -> Commitment:
+        matrix = group.rows()
+        tails = None
+        if self.code.hides:
+            tails = random_elements(self.randomness, len(matrix), HIDING_QUERIES)
+        return commit(matrix, self.code, tails=tails)
+
+    def _start(self, commitments: list[Commitment], drawn: Masks | None) -> Channel:
+        """Absorb what the proof is about (section 5)."""
+        transcript = Transcript()
+        transcript.absorb("mode", self.code.mode.value.encode("ascii"))
+        transcript.absorb("model", bytes(self.prover.model.digest))
+        transcript.absorb("context", self.context)
+        transcript.absorb("batch", self.batch.to_bytes(4, "little"))
+        transcript.absorb("input", commitments[1].root if self.hidden_input else self.input_digest)
+        transcript.absorb("output", self.output_digest)
+        if drawn is None:
+            transcript.absorb("witness", self._witness_root(commitments))
+            return Channel(transcript)
+        transcript.absorb("witness", commitments[-1].root)
+        transcript.absorb("witness", self._witness_root(commitments))
+        return Channel(transcript, drawn.elements, drawn.message_count)
+
+    def _combination(self, commitments: list[Commitment], point: Array, theta: Element) -> Array:
+        """Return the rows of all commitments in one (section 9)."""
+        result = np.zeros((self.code.degree_bound, 2), np.uint64)
+        weights = row_weights(self.witness, point, theta)
+        for vector, commitment in zip(weights, commitments, strict=False):
+            head = result[: self.code.columns]
+            head[:] = field.add(head, contractions.wide_products(vector, commitment.matrix))
+            width = commitment.tails.shape[1]
+            if width:
+                part = result[self.code.columns : self.code.columns + width]
+                part[:] = field.add(part, _of_tails(vector, commitment.tails))
+        return result
+
+
+def _of_tails(vector: Array, tails: Array) -> Array:
+    rows, width = tails.shape
+    source = np.zeros((1, rows, width, 2), np.uint64)
+    source[0, :, :, 0] = tails
+    result = np.empty((1, 1, width, 2), np.uint64)
+    kernels_contract.slide_elements(source, vector, np.array([1, 1, 0]), result)
+    return result[0, 0]
+
+
+def _digest(values: Integers, kind: str) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(values, dtype=kind).tobytes()).digest()
