@@ -196,6 +196,10 @@ class Committed:
         for j in range(n):
             column = b"".join(word[j].to_bytes(8, "little") for word in words)
             self.leaves.append(column + (salts[j] if salts else b""))
+        self.grow()
+
+    def grow(self) -> None:
+        """Make the tree over the leaves."""
         self.levels = [[hashlib.sha256(b"\x00" + leaf).digest() for leaf in self.leaves]]
         while len(self.levels[-1]) > 1:
             below = self.levels[-1]

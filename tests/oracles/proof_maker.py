@@ -194,6 +194,8 @@ class Tampering:
     masks: Callable[[list[list[int]]], list[list[int]]] = lambda rows: rows
     witness_rows: Callable[[list[list[int]]], list[list[int]]] = lambda rows: rows
     products: Callable[[list[E]], list[E]] = lambda six: six
+    shown_rows: Callable[[list[E], E, E], list[E]] = lambda shown, missing, weight: shown
+    """Given what the last equation lacks, and what the first element shown weighs in it."""
 
 
 def make(
@@ -253,7 +255,7 @@ def make(
     u = change.combination(u)
     party.transcript.absorb("combination", octets(u))
     if statement.masked:
-        last_step(party, values, point, theta, u, mask_rows, h, c)
+        last_step(party, values, point, theta, u, mask_rows, h, c, change)
     positions = party.transcript.positions("queries", t, n)
     opened = [source.open(positions) for source in committed]
     proof = {
@@ -298,6 +300,7 @@ def last_step(
     mask_rows: list[list[int]],
     h: int,
     c: int,
+    change: Tampering,
 ) -> None:
     """Section 10.5, the prover's half."""
     b = eq_table(suffix(point, c))
@@ -318,11 +321,13 @@ def last_step(
     )
     party.plain("offset", [offset], 1)
     d = party.challenge("last")
-    shown = [
-        x + d * y
+    u_rows = [
+        [x + d * y for x, y in zip(mask, row, strict=True)]
         for mask, row in zip(masks, held, strict=True)
-        for x, y in zip(mask, row, strict=True)
     ]
+    said = total(dot(row, u_i[: len(row)]) for row, u_i in zip([*rows, last], u_rows, strict=True))
+    missing = offset - d * form.constant - said
+    shown = change.shown_rows([x for u_i in u_rows for x in u_i], missing, rows[0][0])
     party.plain("rows", shown, len(shown))
 
 
