@@ -14,6 +14,7 @@ from typing import Final
 
 from verispect import __version__
 from verispect.cli import (
+    anchor,
     appraise,
     ask,
     attest,
@@ -38,6 +39,7 @@ _COMMANDS: Final = (
     models,
     keys,
     log,
+    anchor,
     policy,
     attest,
     appraise,

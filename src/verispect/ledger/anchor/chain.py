@@ -185,6 +185,16 @@ class Chain:
     def _is_embedded(self) -> bool:
         return hasattr(self.web3.provider, "tester")
 
+    def fund_for_development(self, address: str) -> None:
+        """Give play money to an account of the embedded chain.
+
+        Raises:
+            TypeError: on any other chain; this is misuse.
+        """
+        if not self._is_embedded:
+            raise TypeError("only the embedded chain gives money away")
+        self.web3.provider.fund(address)  # type: ignore[attr-defined]
+
     # -- Reading ------------------------------------------------------------------------------
 
     def head(self) -> Block:
