@@ -93,6 +93,14 @@ _COLUMNS: Final = (
 )
 
 
+# Made of constants only.
+_TAKE: Final = (
+    "UPDATE jobs SET state = ?, attempts = attempts + 1, progress = 0 WHERE inference_id ="
+    f" (SELECT inference_id FROM jobs WHERE state = ? ORDER BY due_at LIMIT 1) RETURNING {_COLUMNS}"
+)
+_FIND: Final = f"SELECT {_COLUMNS} FROM jobs WHERE inference_id = ?"  # noqa: S608
+
+
 class ProofJobs:
     """The queue in one file. Safe to use from several threads and processes.
 
@@ -202,9 +210,7 @@ class ProofJobs:
         )
         rows = self._execute(
             "take a proof",
-            "UPDATE jobs SET state = ?, attempts = attempts + 1, progress = 0 WHERE inference_id ="
-            " (SELECT inference_id FROM jobs WHERE state = ? ORDER BY due_at LIMIT 1)"
-            " RETURNING " + _COLUMNS,
+            _TAKE,
             (JobState.RUNNING, JobState.QUEUED),
         )
         return _job(rows[0]) if rows else None
@@ -269,7 +275,7 @@ class ProofJobs:
         """Return the job of an inference."""
         rows = self._execute(
             "read a proof job",
-            "SELECT " + _COLUMNS + " FROM jobs WHERE inference_id = ?",
+            _FIND,
             (inference_id,),
         )
         return _job(rows[0]) if rows else None
