@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 
 from oracles.proof_maker import Model, Refused, Statement, judge
@@ -36,7 +38,7 @@ def refused_by_both(statement: Statement, proof: bytes) -> Error:
     """Both verifiers refuse; return the package's error."""
     try:
         judge(statement, proof)
-    except (Refused, ValueError, KeyError, IndexError, TypeError, Error):
+    except (Refused, ValueError, KeyError, IndexError, TypeError, struct.error, Error):
         pass
     else:
         raise AssertionError("the oracle accepts")
