@@ -168,19 +168,18 @@ class AnchorAuditor:
             raise VerificationError(
                 f"chain {chain.chain_id} is for development", reason=Reason.DEVELOPMENT_CHAIN
             )
-        head = chain.head().number
-        self._block = head - confirmations + 1
-        if confirmations < 1 or self._block < 0:
-            raise NetworkError("the chain is too short", reason=Reason.CHAIN_UNCONFIRMED)
-        self._head = head
-        self._reference = reference
-        self._chain = chain
-        self._contract = AnchorContract(chain, reference.contract, block=self._block)
-        if not self._contract.is_ours():
+        if not AnchorContract(chain, reference.contract).is_ours():
             raise VerificationError(
                 "the code at the address is not the anchor contract",
                 reason=Reason.ANCHOR_CONTRACT_UNKNOWN,
             )
+        self._head = chain.head().number
+        block = self._head - confirmations + 1
+        if confirmations < 1 or block < 0:
+            raise NetworkError("the chain is too short", reason=Reason.CHAIN_UNCONFIRMED)
+        self._reference = reference
+        self._chain = chain
+        self._contract = AnchorContract(chain, reference.contract, block=block)
 
     def check(self, size: int, root: Digest) -> AnchorReport:
         """Check that one tree is anchored.
