@@ -1,7 +1,7 @@
 """Proofs that an integer model's outputs are those for its inputs (spec/proof.md).
 
-A `Prover` holds a model with its weights and their commitment; `prove` runs the model on a batch and
-makes one proof for all of it. The mode is the commitment's: one that hides gives proofs in mode
+A `Prover` holds a model with its weights and their commitment; `prove` runs the model on a batch
+and makes one proof for all of it. The mode is the commitment's: one that hides gives proofs in mode
 zero-knowledge, any other in mode succinct.
 
 This module refuses a mode that the commitment does not have, and more openings of hidden weights
@@ -14,13 +14,13 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from verispect.core.encoding import DIGEST_BYTES
-from verispect.core.errors import ModelError, Reason, RequestError
+from verispect.core.errors import ModelError, Reason, RequestError, StoreError
 from verispect.proof import field
 from verispect.proof.field import Array, Element
 from verispect.proof.graph import Graph
@@ -46,15 +46,8 @@ Progress = Callable[[str, float], None]
 PROVER_NAME: Final = "verispect-1"
 
 
-class Budget(Protocol):
-    """How often hidden weights may still be opened; it must outlive the process."""
-
-    def take(self) -> None:
-        """Count one opening before it happens.
-
-        Raises:
-            ModelError: `malformed-model`... never; `masks-exhausted` when none is left.
-        """
+CountOpening = Callable[[], object]
+"""Counts one opening of hidden weights, durably, before it is made; raises when none is left."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +59,14 @@ class Prover:
         runtime: the graph with its weights.
         weights: the weights, padded.
         commitment: to them.
-        budget: counts openings of a hiding commitment; None where it does not hide.
+        count_opening: of a hiding commitment; None where it does not hide.
     """
 
     model: ProvableModel
     runtime: Runtime
     weights: Group
     commitment: Commitment
-    budget: Budget | None = None
+    count_opening: CountOpening | None = None
 
     @property
     def code(self) -> Code:
@@ -132,7 +125,7 @@ def make_prover(
     model: ProvableModel,
     weights: Sequence[Integers],
     commitment: Commitment,
-    budget: Budget | None = None,
+    count_opening: CountOpening | None = None,
 ) -> Prover:
     """Return a prover of a committed model.
 
@@ -143,7 +136,7 @@ def make_prover(
     if commitment.root != model.root:
         raise ModelError("the commitment is not the model's", reason=Reason.MODEL_CHANGED)
     group = weight_group(weights_layout(model.graph.weights, model.columns), weights)
-    return Prover(model, Runtime(model.graph, weights), group, commitment, budget)
+    return Prover(model, Runtime(model.graph, weights), group, commitment, count_opening)
 
 
 def prove(
@@ -169,7 +162,8 @@ def prove(
 
     Raises:
         RequestError: `invalid-request` for another mode, context or input.
-        ModelError: as the runtime; as the budget.
+        ModelError: as the runtime.
+        StoreError: `store-failed`, when the masking budget is used up or cannot be counted.
     """
     started = time.process_time()
     code = prover.code
@@ -179,19 +173,23 @@ def prove(
         raise RequestError("a context has 32 octets", reason=_INVALID)
     if hidden_input and not code.hides:
         raise RequestError("mode succinct hides no input", reason=_INVALID)
-    tell = progress or (lambda step, share: None)
+    tell = progress or _tell_nobody
     tell("run", 0.0)
     trace = prover.runtime.run(inputs)
     if code.hides:
-        if prover.budget is None:
-            raise ModelError("hidden weights need a budget", reason=Reason.STORE_FAILED)
-        prover.budget.take()
+        if prover.count_opening is None:
+            raise StoreError("openings are not counted", reason=Reason.STORE_FAILED)
+        prover.count_opening()
     work = _Work(prover, code, trace, context, hidden_input, randomness)
     proof = work.proof(tell, started)
     return ProofResult(proof, trace, time.process_time() - started)
 
 
 _INVALID: Final = Reason.INVALID_REQUEST
+
+
+def _tell_nobody(step: str, share: float) -> None:
+    """Take no notice."""
 
 
 class _Work:
@@ -332,7 +330,8 @@ def _of_tails(vector: Array, tails: Array) -> Array:
     source[0, :, :, 0] = tails
     result = np.empty((1, 1, width, 2), np.uint64)
     kernels_contract.slide_elements(source, vector, np.array([1, 1, 0]), result)
-    return result[0, 0]
+    whole: Array = result[0, 0]
+    return whole
 
 
 def _digest(values: Integers, kind: str) -> bytes:
