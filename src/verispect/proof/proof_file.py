@@ -1,7 +1,7 @@
 """The bytes of a proof (spec/proof.md section 12), strict in both directions.
 
-One proof has one encoding. Reading checks form and size only: what the octets mean, and whether they
-are as long as the model asks for, is for `verifier` to decide. Everything read here is unverified,
+One proof has one encoding. Reading checks form and size only: what the octets mean, and whether
+they are as long as the model asks for, is for `verifier` to decide. Everything read is unverified,
 the metadata for ever.
 """
 
