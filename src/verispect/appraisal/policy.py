@@ -238,6 +238,32 @@ SIGNED: Final = AssurancePolicy(
 )
 """The operator says so and cannot deny it: every claim at least asserted."""
 
+LOGGED: Final = AssurancePolicy(
+    name="logged",
+    claims={
+        **SIGNED.claims,
+        Claim.TIME: frozenset({Source.LOGGED}),
+        Claim.LOGGED: frozenset({Source.LOGGED}),
+    },
+    model_identities=frozenset(ModelIdentity),
+)
+"""As `signed`, and witnesses saw the statement in a public log near the time that it gives."""
+
+_AUDITED: Final = frozenset({Source.REEXECUTED, Source.STATISTICAL, Source.PROVEN})
+
+AUDITED: Final = AssurancePolicy(
+    name="audited",
+    claims={
+        **LOGGED.claims,
+        Claim.MODEL: _AUDITED,
+        Claim.INPUT: _AUDITED,
+        Claim.OUTPUT: _AUDITED,
+        Claim.EXECUTION: _AUDITED,
+    },
+)
+"""As `logged`, and k verification nodes computed it again: to the bit, or, where a model is not
+exact, by a test with declared error rates. Who wants the first only says `reexecuted`."""
+
 _ATTESTED: Final = frozenset({Source.HARDWARE, Source.PROVEN})
 _ATTESTED_CLAIMS: Final[Mapping[Claim, frozenset[Source]]] = {
     **SIGNED.claims,
@@ -272,6 +298,9 @@ ATTESTED_DEVELOPMENT: Final = _attested("attested-development", EvidenceClass.DE
 """As `attested`, by an emulator: shows the path, and nothing else."""
 
 PRESETS: Final[Mapping[str, AssurancePolicy]] = MappingProxyType(
-    {policy.name: policy for policy in (SIGNED, ATTESTED, ATTESTED_SOFTWARE, ATTESTED_DEVELOPMENT)}
+    {
+        policy.name: policy
+        for policy in (SIGNED, LOGGED, AUDITED, ATTESTED, ATTESTED_SOFTWARE, ATTESTED_DEVELOPMENT)
+    }
 )
 """Policies with names that people can say."""

@@ -18,6 +18,8 @@ from verispect.core.errors import Error, MalformedError, Reason
 from verispect.core.keys import KeyId, PublicKey
 from verispect.evidence.attestation import Anchor
 from verispect.evidence.interface import IssuerKey
+from verispect.evidence.log_trust import MEMBERS as LOG_MEMBERS
+from verispect.evidence.log_trust import NO_LOGS, LogTrust
 
 TRUSTED_ROOT_VERSION: Final = 1
 MAX_TRUSTED_ROOT_BYTES: Final = 1024 * 1024
@@ -43,6 +45,8 @@ class TrustedRoot:
     """Milliseconds; after that time every appraisal answers "could not tell"."""
     attestation: AttestationTrust = NO_ATTESTATION
     """Whose attestation evidence is trusted, and of which code."""
+    log_trust: LogTrust = NO_LOGS
+    """Which logs, witnesses and nodes are trusted."""
     _by_key_id: Mapping[KeyId, IssuerKey] = field(init=False, repr=False, compare=False)
     _by_model_id: Mapping[Digest, AcceptedModel] = field(init=False, repr=False, compare=False)
 
@@ -102,6 +106,7 @@ class TrustedRoot:
             document["expiresAt"] = self.expires_at
         if self.attestation != NO_ATTESTATION:
             document["attestation"] = self.attestation.to_json()
+        document |= self.log_trust.to_json()
         return json.dumps(document, indent=2).encode() + b"\n"
 
 
@@ -152,7 +157,7 @@ def _from_document(document: Any) -> TrustedRoot:
     members = _members(
         document,
         {"verispectTrustedRoot", "issuerKeys"},
-        {"models", "expiresAt", "attestation"},
+        {"models", "expiresAt", "attestation", *LOG_MEMBERS},
         "trusted root",
     )
     version = members["verispectTrustedRoot"]
@@ -171,6 +176,7 @@ def _from_document(document: Any) -> TrustedRoot:
         attestation=AttestationTrust.from_json(members["attestation"])
         if "attestation" in members
         else NO_ATTESTATION,
+        log_trust=LogTrust.from_json(members) if LOG_MEMBERS & members.keys() else NO_LOGS,
     )
 
 
@@ -185,6 +191,8 @@ def _issuer_key_to_json(entry: IssuerKey) -> dict[str, Any]:
         document["notAfter"] = entry.not_after
     if entry.revoked_at is not None:
         document["revokedAt"] = entry.revoked_at
+    if entry.compromised_at is not None:
+        document["compromisedAt"] = entry.compromised_at
     return document
 
 
@@ -192,7 +200,7 @@ def _issuer_key_from_json(value: Any) -> IssuerKey:
     members = _members(
         value,
         {"issuer", "key", "development", "notBefore"},
-        {"notAfter", "revokedAt"},
+        {"notAfter", "revokedAt", "compromisedAt"},
         "issuer key",
     )
     if type(members["development"]) is not bool:
@@ -207,6 +215,7 @@ def _issuer_key_from_json(value: Any) -> IssuerKey:
         not_before=_time(members["notBefore"], "notBefore"),
         not_after=_time_if_present(members, "notAfter"),
         revoked_at=_time_if_present(members, "revokedAt"),
+        compromised_at=_time_if_present(members, "compromisedAt"),
     )
 
 

@@ -26,6 +26,7 @@ from verispect.evidence.attestation import (
 )
 from verispect.evidence.checks import Check as Check  # Kinds import it from here.
 from verispect.evidence.checks import CheckStatus as CheckStatus
+from verispect.evidence.log_trust import LogTrust
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,9 @@ class IssuerKey:
     not_before: int
     not_after: int | None = None
     revoked_at: int | None = None
+    compromised_at: int | None = None
+    """Somebody else may sign with the key since then: what a witnessed log shows to be older stays
+    good, and nothing else does."""
 
 
 class TrustAnchors(Protocol):
@@ -46,6 +50,11 @@ class TrustAnchors(Protocol):
 
     def issuer_key(self, key_id: KeyId) -> IssuerKey | None:
         """Return the issuer key with this identifier, if it is trusted."""
+        ...
+
+    @property
+    def log_trust(self) -> LogTrust:
+        """The logs, witnesses and nodes that are trusted; none unless the user named them."""
         ...
 
     def attestation_anchors(self, technology: str) -> Sequence[Anchor]:

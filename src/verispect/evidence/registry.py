@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Final
 from verispect.core.errors import Reason, UnsupportedError
 from verispect.evidence.attested import KINDS, AttestedKey
 from verispect.evidence.interface import EvidenceKind
+from verispect.evidence.log_inclusion import LogInclusionEvidence
 from verispect.evidence.proof import ProofEvidence
 from verispect.evidence.signature import SignatureEvidence
+from verispect.evidence.verdicts import VerdictsEvidence
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -25,6 +27,8 @@ _DISTRIBUTION: Final = "verispect"
 BUILT_IN: Final[Mapping[str, EvidenceKind]] = MappingProxyType(
     {
         "signature": SignatureEvidence(),
+        "log": LogInclusionEvidence(),
+        "verdicts": VerdictsEvidence(),
         "proof": ProofEvidence(),
         **{technology: AttestedKey(technology) for technology in KINDS},
     }

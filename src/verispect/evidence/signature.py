@@ -17,6 +17,7 @@ from verispect.evidence.interface import (
     EvidenceContext,
     IssuerKey,
 )
+from verispect.evidence.log_inclusion import witnessed_at
 
 _ASSERTED: Final = frozenset({Source.ASSERTED})
 
@@ -64,6 +65,16 @@ def _refused(name: str, detail: str, reason: Reason) -> EvidenceAppraisal:
     return EvidenceAppraisal([check], {}, NOT_COVERED)
 
 
+def _check_compromised(trusted: IssuerKey, compromised_at: int, context: EvidenceContext) -> Check:
+    """A compromised key counts for what witnesses saw before, whatever the statement says."""
+    seen_at = witnessed_at(context)
+    if seen_at is None or seen_at >= compromised_at:
+        detail = "the key is compromised, and no witnessed log shows an earlier time"
+        return Check("issuer-key", CheckStatus.FAILED, detail, Reason.KEY_COMPROMISED)
+    detail = f"key of {trusted.issuer}, in a witnessed log before it was compromised"
+    return Check("issuer-key", CheckStatus.PASSED, detail)
+
+
 def _check_key(trusted: IssuerKey, issuer: str, context: EvidenceContext) -> Check:
     signed_at = context.receipt.unverified_statement.signed_at
     if trusted.issuer != issuer:
@@ -72,6 +83,8 @@ def _check_key(trusted: IssuerKey, issuer: str, context: EvidenceContext) -> Che
         reason, detail = Reason.KEY_NOT_YET_VALID, "signed before the key was valid"
     elif trusted.not_after is not None and signed_at >= trusted.not_after:
         reason, detail = Reason.KEY_EXPIRED, "signed after the key had expired"
+    elif trusted.compromised_at is not None:
+        return _check_compromised(trusted, trusted.compromised_at, context)
     elif trusted.revoked_at is not None:
         # The time of signing is only asserted: whoever holds a revoked key can date back, so a
         # revocation counts for every statement until a log proves an earlier time.

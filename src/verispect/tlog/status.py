@@ -15,16 +15,15 @@ somebody who is not listed, changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Final
 
 from verispect.core.claims import Claim, Source
-from verispect.core.encoding import Digest, encode, sha256
+from verispect.core.encoding import Digest
 from verispect.core.envelope import SignedEnvelope
-from verispect.core.errors import Error, MalformedError, Reason
-from verispect.core.keys import KeyId, PublicKey
+from verispect.core.errors import Error, Reason
+from verispect.core.keys import KeyId
 from verispect.tlog.checkpoint import TrustedLog
 from verispect.tlog.fork import ForkEvidence
 from verispect.tlog.leaf import (
@@ -34,12 +33,30 @@ from verispect.tlog.leaf import (
     decode_leaf,
 )
 from verispect.tlog.receipt_leaf import ReceiptLeaf
+from verispect.tlog.status_table import (
+    NodePolicy as NodePolicy,
+)
+from verispect.tlog.status_table import (
+    ReceiptStatus as ReceiptStatus,
+)
+from verispect.tlog.status_table import (
+    ReusedNumber as ReusedNumber,
+)
+from verispect.tlog.status_table import (
+    State as State,
+)
+from verispect.tlog.status_table import (
+    StatusTable as StatusTable,
+)
+from verispect.tlog.status_table import (
+    TrustedNode as TrustedNode,
+)
+from verispect.tlog.status_table import (
+    WithheldNumbers as WithheldNumbers,
+)
 from verispect.tlog.verdict import NodeVerdict, Outcome
 
-STATUS_VERSION: Final = 1
-MAX_NODES: Final = 64
-MAX_NODE_NAME_CHARACTERS: Final = 128
-GRACE_MILLISECONDS: Final = 60_000
+MAX_GRACE_MILLISECONDS: Final = 60_000
 """How long after a deadline a leaf may still be on its way into the log, and for how long a
 number may be missing: receipts of several processes arrive in another order than their numbers."""
 
@@ -49,148 +66,6 @@ VERDICTS_KIND: Final = "verdicts"
 
 REEXECUTION_SOURCES: Final = frozenset({Source.REEXECUTED, Source.STATISTICAL})
 """By which a verdict on `execution` counts as one of the k."""
-
-
-class State(IntEnum):
-    """Where a receipt stands. The numbers are in the canonical form."""
-
-    PENDING = 1
-    MET = 2
-    FAILED = 3
-    SUPERSEDED = 4
-
-    @property
-    def label(self) -> str:
-        """The word in JSON views; failure is the one that shouts."""
-        return "FAILED" if self is State.FAILED else self.name.lower()
-
-
-@dataclass(frozen=True, slots=True)
-class TrustedNode:
-    """A verification node whose verdicts count."""
-
-    name: str
-    """The issuer that its verdicts name."""
-    key: PublicKey
-
-
-@dataclass(frozen=True, slots=True)
-class NodePolicy:
-    """Which nodes count and how many of them decide: k of n.
-
-    Raises:
-        MalformedError: `malformed-policy` where k is not among 1 to n, or there are too many;
-            `malformed-key` where one name or key stands twice.
-    """
-
-    threshold: int = 0
-    nodes: Sequence[TrustedNode] = ()
-    _by_key: Mapping[KeyId, TrustedNode] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        if len(self.nodes) > MAX_NODES or not (
-            1 <= self.threshold <= len(self.nodes) or (not self.nodes and self.threshold == 0)
-        ):
-            raise MalformedError(
-                f"expected 1 to {len(self.nodes)} of at most {MAX_NODES} nodes",
-                reason=Reason.MALFORMED_POLICY,
-            )
-        by_key = {node.key.key_id: node for node in self.nodes}
-        names = {node.name for node in self.nodes}
-        if len(by_key) != len(self.nodes) or len(names) != len(self.nodes):
-            raise MalformedError("a node is listed twice", reason=Reason.MALFORMED_KEY)
-        object.__setattr__(self, "_by_key", by_key)
-
-    def author(self, envelope: SignedEnvelope) -> TrustedNode | None:
-        """Return the listed node that signed; `None` where none did."""
-        node = self._by_key.get(envelope.key_id)
-        if node is None or node.name != envelope.issuer:
-            return None
-        try:
-            envelope.verify(node.key)
-        except Error:
-            return None
-        return node
-
-
-@dataclass(frozen=True, slots=True)
-class ReceiptStatus:
-    """One row of the table."""
-
-    receipt: Digest
-    leaf_index: int
-    state: State
-    reason: Reason | None
-    """Why it failed; `None` in any other state."""
-    decided_at: int | None
-    """How many leaves the log had when the state was reached; `None` while it is pending."""
-
-
-@dataclass(frozen=True, slots=True)
-class WithheldNumbers:
-    """Numbers of an issuer that no receipt of the log has, although later ones are there."""
-
-    issuer_key: KeyId
-    first: int
-    last: int
-    reason: Reason = Reason.RECEIPT_WITHHELD
-
-
-@dataclass(frozen=True, slots=True)
-class ReusedNumber:
-    """One number of an issuer that two receipts of the log have."""
-
-    issuer_key: KeyId
-    sequence: int
-    receipts: tuple[Digest, Digest]
-    reason: Reason = Reason.SEQUENCE_REUSED
-
-
-@dataclass(frozen=True, slots=True)
-class StatusTable:
-    """What a prefix of the log says."""
-
-    size: int
-    """How many leaves it has."""
-    clock: int
-    """The log's own time, in milliseconds since the epoch."""
-    receipts: Sequence[ReceiptStatus]
-    """In the order of the log."""
-    withheld: Sequence[WithheldNumbers]
-    reused: Sequence[ReusedNumber]
-    forks: Sequence[int]
-    """Indexes of the leaves that show that this log forked."""
-
-    def encode(self) -> bytes:
-        """Return the canonical form: the same bytes for whoever replays the same prefix."""
-        return encode(
-            [
-                STATUS_VERSION,
-                self.size,
-                self.clock,
-                [
-                    [
-                        each.receipt,
-                        each.leaf_index,
-                        int(each.state),
-                        None if each.reason is None else str(each.reason),
-                        each.decided_at,
-                    ]
-                    for each in self.receipts
-                ],
-                [[each.issuer_key, each.first, each.last] for each in self.withheld],
-                [[each.issuer_key, each.sequence, *each.receipts] for each in self.reused],
-                list(self.forks),
-            ]
-        )
-
-    def digest(self) -> Digest:
-        """Return the SHA-256 of the canonical form, by which nodes compare tables."""
-        return sha256(self.encode())
-
-    def of(self, receipt: Digest) -> ReceiptStatus | None:
-        """Return the row of a receipt; `None` where the prefix does not have it."""
-        return next((each for each in self.receipts if each.receipt == receipt), None)
 
 
 @dataclass(slots=True)
@@ -283,7 +158,7 @@ class StatusReplay:
         if leaf.receipt in self._rows:
             return
         due = [each.due_at for each in leaf.evidence if each.kind == LOG_KIND]
-        in_time = all(each is None or before <= each + GRACE_MILLISECONDS for each in due)
+        in_time = all(each is None or before <= each + MAX_GRACE_MILLISECONDS for each in due)
         row = _Row(leaf, index, in_time)
         self._rows[leaf.receipt] = self._open[leaf.receipt] = row
         self._number(leaf)
@@ -321,7 +196,7 @@ class StatusReplay:
             return
         latest = max(promised)
         # The operator's word about the hour of delivery is bounded by the log's own clock.
-        if leaf.delivered_at <= latest and before <= latest + GRACE_MILLISECONDS:
+        if leaf.delivered_at <= latest and before <= latest + MAX_GRACE_MILLISECONDS:
             kept = row.delivered.get(leaf.kind, 0)
             row.delivered[leaf.kind] = min(kept + 1, len(promised))
             self._look(row)
@@ -356,7 +231,7 @@ class StatusReplay:
             if row.refuted and row.reason not in _OWN_FAILURES:
                 row.reason = Reason.VERDICTS_CONFLICT
             due = _open_promises(row.leaf, VERDICTS_KIND)
-            if not due or before <= max(due) + GRACE_MILLISECONDS:
+            if not due or before <= max(due) + MAX_GRACE_MILLISECONDS:
                 row.affirming.add(node.name)
                 self._look(row)
 
@@ -394,7 +269,7 @@ class StatusReplay:
             kinds = {each.kind for each in row.leaf.evidence if each.digest is None}
             for kind in kinds - {SIGNATURE_KIND}:
                 due = _open_promises(row.leaf, kind)
-                late = due and now > max(due) + GRACE_MILLISECONDS
+                late = due and now > max(due) + MAX_GRACE_MILLISECONDS
                 if late and not self._is_kept(row, kind):
                     self._decide(row, State.FAILED, Reason.EVIDENCE_OVERDUE)
 
@@ -408,7 +283,7 @@ class StatusReplay:
         """Return the table of the prefix that was replayed."""
         now = self.clock
         withheld = sorted(
-            place for place, since in self._missing.items() if now > since + GRACE_MILLISECONDS
+            place for place, since in self._missing.items() if now > since + MAX_GRACE_MILLISECONDS
         )
         return StatusTable(
             size=self._size,
