@@ -94,9 +94,10 @@ _COLUMNS: Final = (
 
 
 # Made of constants only.
+_NEXT: Final = "SELECT inference_id FROM jobs WHERE state = ? ORDER BY due_at LIMIT 1"
 _TAKE: Final = (
-    "UPDATE jobs SET state = ?, attempts = attempts + 1, progress = 0 WHERE inference_id ="
-    f" (SELECT inference_id FROM jobs WHERE state = ? ORDER BY due_at LIMIT 1) RETURNING {_COLUMNS}"
+    "UPDATE jobs SET state = ?, attempts = attempts + 1, progress = 0"  # noqa: S608
+    f" WHERE inference_id = ({_NEXT}) RETURNING {_COLUMNS}"
 )
 _FIND: Final = f"SELECT {_COLUMNS} FROM jobs WHERE inference_id = ?"  # noqa: S608
 
