@@ -70,6 +70,7 @@ class _Dispatcher:
         self._active = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        state.metrics.active.set_function(lambda: self._active)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         kind = scope["type"]
@@ -110,7 +111,6 @@ class _Dispatcher:
         status = _GONE
         self._active += 1
         self._idle.clear()
-        self._state.metrics.active.inc()
         try:
             status = await self._answer(scope, receive, send, route)
         finally:
@@ -118,7 +118,6 @@ class _Dispatcher:
             if not self._active:
                 self._idle.set()
             metrics = self._state.metrics
-            metrics.active.dec()
             label = route.pattern if route is not None else _OTHER
             metrics.answered(label, status, time.perf_counter() - started)
 

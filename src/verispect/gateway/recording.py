@@ -16,6 +16,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Final
 
 from verispect.appraisal.policy import SIGNED, AssurancePolicy
@@ -26,7 +27,6 @@ from verispect.core.envelope import STATEMENT_TYPE, sign_envelope
 from verispect.core.errors import RequestError
 from verispect.core.statement import (
     INFERENCE_ID_BYTES,
-    Determinism,
     ExecutedModel,
     InferenceStatement,
     ModelIdentity,
@@ -102,8 +102,8 @@ class Recorder:
         if attestation is not None:
             self.available[attestation.policy.name] = attestation.policy
         self._opening_secret = opening_secret
-        self._engines: dict[
-            tuple[int, int], tuple[EngineIdentity, ServedModel, Digest, Determinism]
+        self._executed: dict[
+            tuple[int, int, Lane], tuple[EngineIdentity, ServedModel, ExecutedModel]
         ] = {}
 
     def begin(
@@ -146,16 +146,21 @@ class Recorder:
             confidential=request.confidential,
         )
 
-    def engine(self, identity: EngineIdentity, served: ServedModel) -> tuple[Digest, Determinism]:
-        """Return the digest of an engine, published, and the class that `served` has on it."""
-        key = (id(identity), id(served))
-        known = self._engines.get(key)
+    def executed(self, identity: EngineIdentity, served: ServedModel, lane: Lane) -> ExecutedModel:
+        """Return what a statement says of `served` on this engine, whose identity is published."""
+        key = (id(identity), id(served), lane)
+        known = self._executed.get(key)
         if known is None:
-            digest = self.published.publish(encode_content(identity.to_content()))
+            executed = ExecutedModel(
+                identity=served.identity,
+                model_id=served.model_id,
+                engine=self.published.publish(encode_content(identity.to_content())),
+                determinism=served.determinism_on(identity),
+                lane=_LANES[lane],
+            )
             # Both objects are kept, so that neither `id` is given to another.
-            known = (identity, served, digest, served.determinism_on(identity))
-            self._engines[key] = known
-        return known[2], known[3]
+            known = self._executed[key] = (identity, served, executed)
+        return known[2]
 
     def opening_key(self, inference_id: bytes) -> str:
         """Return the bearer key with which the openings of an inference are fetched."""
@@ -199,8 +204,7 @@ class Inference:
         self.identifier: Final = self._id.hex()
         self._openings: dict[Part, Opening] = {}
         self._commitments: dict[Part, Digest] = {}
-        self._engine: Digest | None = None
-        self._determinism = Determinism.UNQUALIFIED
+        self._executed: ExecutedModel | None = None
         self._chain: StreamChain | None = None
         self._finished = False
 
@@ -215,7 +219,7 @@ class Inference:
             ("verispect-opening-key", self.opening_key),
         ]
 
-    @property
+    @cached_property
     def opening_key(self) -> str:
         """The bearer key with which the openings are fetched; it is the caller's alone."""
         return self._recorder.opening_key(self._id)
@@ -230,7 +234,7 @@ class Inference:
 
     def use_engine(self, identity: EngineIdentity) -> None:
         """Record the engine that runs the model."""
-        self._engine, self._determinism = self._recorder.engine(identity, self._served)
+        self._executed = self._recorder.executed(identity, self._served, self._lane)
 
     def commit(self, part: Part, value: Any) -> None:
         """Commit to JSON-like content (bytes allowed); a part is committed to once."""
@@ -292,9 +296,8 @@ class Inference:
     def _statement(
         self, *, finish_reasons: Sequence[str], usage: Mapping[str, int]
     ) -> InferenceStatement:
-        if self._engine is None:
+        if self._executed is None:
             raise RuntimeError("no engine was recorded")
-        served = self._served
         now = max(time.time_ns() // 1_000_000, self._received_at)
         return InferenceStatement(
             sequence=1,  # The store gives the real one.
@@ -303,13 +306,7 @@ class Inference:
             signed_at=now,
             operation=self._operation,
             requested_model=self._requested_model,
-            model=ExecutedModel(
-                identity=served.identity,
-                model_id=served.model_id,
-                engine=self._engine,
-                determinism=self._determinism,
-                lane=_LANES[self._lane],
-            ),
+            model=self._executed,
             commitments=self._commitments,
             finish_reasons=list(finish_reasons),
             usage=usage,
