@@ -7,7 +7,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from verispect.core.errors import StoreError
+from verispect.core.errors import ModelError, Reason, StoreError
 from verispect.proof import field, merkle, multilinear
 from verispect.proof.field import MODULUS
 from verispect.proof.parameters import Code
@@ -107,7 +107,7 @@ def test_many_blocks_hash_like_one(monkeypatch):
 def test_hiding_commitment_masks_rows_and_salts_leaves(monkeypatch):
     """A hiding commitment of one matrix differs every time, and opens with salts and masks."""
     matrix = integers(5)
-    tails = commit.random_elements(5, HIDING.degree_bound - HIDING.columns)
+    tails = elements(5, HIDING.degree_bound - HIDING.columns)
     kept = commit.commit(matrix, HIDING, tails=tails)
     assert commit.commit(matrix, HIDING, tails=tails).root != kept.root
     opened = check(kept, 5)
@@ -132,14 +132,6 @@ def test_masks_belong_to_hiding_commitments_only():
         commit.commit(integers(1)[:, :32], PLAIN)
 
 
-def test_random_elements_are_canonical(monkeypatch):
-    """Random elements are drawn again where the octets are not below the modulus."""
-    chunks = [b"\xff" * 16 + (5).to_bytes(8, "little"), b"\xff" * 8 + bytes(8), bytes(8)]
-    monkeypatch.setattr(commit.secrets, "token_bytes", lambda count: chunks.pop(0)[:count])
-    assert commit.random_elements(3).tolist() == [0, 0, 5]
-    assert chunks == []
-
-
 # -- Stored ----------------------------------------------------------------------------------------
 
 
@@ -151,7 +143,7 @@ def test_stored_commitment_opens_like_the_first(tmp_path, code, rows, kept):
     matrix = integers(max(rows, 1))[:rows]
     tails = None
     if code.hides:
-        tails = commit.random_elements(rows, code.degree_bound - code.columns)
+        tails = elements(rows, code.degree_bound - code.columns)
     made = commit.commit(matrix, code, tails=tails, kept_bytes=1 << 28 if kept else -1)
     path = tmp_path / "weights"
     stored_commitment.save(made, path)
@@ -193,9 +185,11 @@ def test_damaged_stored_commitments_are_refused(tmp_path):
 def test_openings_are_counted_before_they_are_made(tmp_path):
     """A hiding commitment opens as often as its budget says, across processes and crashes."""
     path = tmp_path / "weights"
-    assert [stored_commitment.count_opening(path, 3) for _ in range(3)] == [1, 2, 3]
+    for _ in range(3):
+        stored_commitment.StoredBudget(path, 3).take()
     for _ in range(2):
-        with pytest.raises(StoreError, match="budget"):
-            stored_commitment.count_opening(path, 3)
+        with pytest.raises(ModelError) as refused:
+            stored_commitment.StoredBudget(path, 3).take()
+        assert refused.value.reason is Reason.MASKS_EXHAUSTED
     with pytest.raises(StoreError):
-        stored_commitment.count_opening(tmp_path / "absent" / "weights", 3)
+        stored_commitment.StoredBudget(tmp_path / "absent" / "weights", 3).take()

@@ -205,3 +205,17 @@ def test_soundness_falls_below_the_limit_where_it_must():
         leaf_variables=27, node_sums=0, node_variables=0, relations=0, widest=20,
     )  # fmt: skip
     assert large.security_bits < parameters.SECURITY_BITS
+
+
+def test_smallest_code_is_smaller_than_its_neighbours():
+    """The chosen number of columns gives the smallest proof, and grows with the model."""
+    graph = small_graph()
+    code = parameters.smallest_code(graph, 3)
+    best = parameters.proof_shape(graph, 3, code).expected_bytes
+    for columns in range(6, 17):
+        other = Code(columns, 2, 0)
+        assert parameters.proof_shape(graph, 3, other).expected_bytes >= best
+    assert parameters.smallest_code(graph, 4096).column_variables > code.column_variables
+    hiding = parameters.smallest_code(graph, 3, masking_budget=4)
+    assert hiding.masking_budget == 4
+    assert parameters.proof_shape(graph, 3, hiding).expected_bytes > best

@@ -148,6 +148,7 @@ class Reason(StrEnum):
     MODEL_NOT_FOUND = "model-not-found"
     MODEL_CHANGED = "model-changed"
     MODEL_EXISTS = "model-exists"
+    MASKS_EXHAUSTED = "masks-exhausted"
     ENGINE_FAILED = "engine-failed"
     ENGINE_UNAVAILABLE = "engine-unavailable"
     ENGINE_OVERLOADED = "engine-overloaded"

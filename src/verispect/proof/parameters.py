@@ -17,10 +17,11 @@ from typing import Final
 
 from verispect.core.errors import MalformedError, Reason
 from verispect.proof import layout
-from verispect.proof.field import MODULUS
+from verispect.proof.field import BASE_BYTES, ELEMENT_BYTES, MODULUS
 from verispect.proof.graph import Graph
 from verispect.proof.graph_parts import Affine, Convolve, Maximum, Multiply
 from verispect.proof.layout import Layout
+from verispect.proof.merkle import HASH_BYTES, SALT_BYTES
 from verispect.proof.provable import MAX_BUDGET, MAX_COLUMNS, MIN_COLUMNS, RATE_BITS
 
 QUERY_BITS: Final = 101
@@ -194,6 +195,19 @@ class ProofShape:
         return self.message_elements + 4 * self.products + 1 + rows
 
     @property
+    def expected_bytes(self) -> int:
+        """The size of a proof: exact but for the authentication nodes, which are estimated."""
+        code = self.code
+        opened = code.queries * (
+            sum(self.row_counts) * BASE_BYTES + len(self.row_counts) * SALT_BYTES * code.hides
+        )
+        # Paths of `t` random leaves share what is above about log2(t) levels.
+        apart = max(0.0, code.log_length - math.log2(code.queries))
+        nodes = len(self.row_counts) * HASH_BYTES * round(code.queries * (apart + 0.5))
+        elements = self.sent_elements + code.degree_bound
+        return elements * ELEMENT_BYTES + opened + nodes
+
+    @property
     def soundness_error(self) -> Fraction:
         """The most that section 11 leaves to a false statement."""
         code, depth = self.code, self.leaf_variables
@@ -272,3 +286,18 @@ def proof_shape(graph: Graph, batch: int, code: Code, *, hidden_input: bool = Fa
         relations=len(related),
         widest=max(layout.variables((batch, *shape)) for shape in shapes),
     )
+
+
+def smallest_code(graph: Graph, batch: int, *, rate_bits: int = 2, masking_budget: int = 0) -> Code:
+    """Return the parameters whose proofs for `batch` requests are the smallest.
+
+    Args:
+        graph: the model.
+        batch: how many requests a proof is mostly for.
+        rate_bits: 2 commits faster, 3 gives smaller proofs.
+        masking_budget: how often the weights may be opened hiding; 0 for mode succinct.
+    """
+    codes = [
+        Code(columns, rate_bits, masking_budget) for columns in range(MIN_COLUMNS, MAX_COLUMNS + 1)
+    ]
+    return min(codes, key=lambda code: proof_shape(graph, batch, code).expected_bytes)

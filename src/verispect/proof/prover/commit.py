@@ -130,16 +130,6 @@ def commit(
     return Commitment(code, matrix, masks, tree(leaves), salts, None)
 
 
-def random_elements(*shape: int) -> Array:
-    """Return elements of `F_p` drawn uniformly from the system's randomness."""
-    count = int(np.prod(shape))
-    values = np.frombuffer(secrets.token_bytes(count * field.BASE_BYTES), dtype="<u8").copy()
-    while bool((outside := values >= field.MODULUS).any()):
-        again = secrets.token_bytes(int(outside.sum()) * field.BASE_BYTES)
-        values[outside] = np.frombuffer(again, dtype="<u8")
-    return values.astype(np.uint64, copy=False).reshape(shape)
-
-
 def tree(leaves: bytes) -> tuple[bytes, ...]:
     """Return the levels of the tree over the hashes of leaves, a power of two of them."""
     sha256, levels = hashlib.sha256, [leaves]

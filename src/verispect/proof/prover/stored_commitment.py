@@ -13,13 +13,14 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from verispect.core import encoding
-from verispect.core.errors import Error, Reason, StoreError
+from verispect.core.errors import Error, ModelError, Reason, StoreError
 from verispect.proof import field
 from verispect.proof.merkle import HASH_BYTES, SALT_BYTES
 from verispect.proof.parameters import Code
@@ -97,31 +98,44 @@ def load(path: Path, matrix: Matrix, code: Code) -> Commitment:
     return Commitment(code, matrix, values, levels, salts, words, checked=True)
 
 
-def count_opening(path: Path, budget: int) -> int:
-    """Count one opening of a hiding commitment, before it is made, and return which it is.
+@dataclass(frozen=True, slots=True)
+class StoredBudget:
+    """How often a stored hiding commitment may still be opened.
 
-    The count is one octet per opening at the end of the file beside the commitment, so that a crash
-    or two processes at once can waste openings and never gain one.
+    The count is one octet per opening at the end of a file, so that a crash or two processes at
+    once can waste openings and never gain one.
 
-    Raises:
-        StoreError: `STORE_FAILED` where it cannot be counted, or the budget is used up.
+    Args:
+        commitment: the commitment's path; the count stands beside it.
+        openings: what the commitment was masked for.
     """
-    counter = path.with_name(path.name + ".openings")
-    try:
-        handle = os.open(counter, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+    commitment: Path
+    openings: int
+
+    def take(self) -> None:
+        """Count one opening, before it is made.
+
+        Raises:
+            ModelError: `MASKS_EXHAUSTED` where none is left.
+            StoreError: `STORE_FAILED` where it cannot be counted.
+        """
+        counter = self.commitment.with_name(self.commitment.name + ".openings")
         try:
-            os.write(handle, b"\x01")
-            os.fsync(handle)
-            used = os.fstat(handle).st_size
-        finally:
-            os.close(handle)
-    except OSError as error:
-        raise StoreError("cannot count an opening", reason=Reason.STORE_FAILED) from error
-    if used > budget:
-        raise StoreError(
-            "the masking budget of the weights' commitment is used up", reason=Reason.STORE_FAILED
-        )
-    return used
+            handle = os.open(counter, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            try:
+                os.write(handle, b"\x01")
+                os.fsync(handle)
+                used = os.fstat(handle).st_size
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise StoreError("cannot count an opening", reason=Reason.STORE_FAILED) from error
+        if used > self.openings:
+            raise ModelError(
+                "the weights' commitment was opened as often as it was masked for",
+                reason=Reason.MASKS_EXHAUSTED,
+            )
 
 
 def _tail_count(code: Code) -> int:
