@@ -91,6 +91,7 @@ vectors: .venv/.test  ## Rebuild the published test vectors and show what change
 .PHONY: bench-ledger
 bench-ledger: .venv/.test  ## Ingest, time to checkpoint, a large log, and the cost of an anchor
 	@$(RUN) bench/ledger.py
+	@$(RUN) bench/anchor.py
 
 .PHONY: bench-receipt
 bench-receipt: .venv/.test  ## Receipt size, minting and verifying
