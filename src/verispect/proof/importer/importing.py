@@ -173,7 +173,7 @@ def _fitting_grid(samples: npt.NDArray[np.float64]) -> tuple[float, int, int]:
         steps = samples / scale
         on_grid = bool(np.all(np.abs(steps - np.rint(steps)) < 1e-3))
         if on_grid and max(abs(low), abs(high)) / scale <= 1 << _INPUT_BITS:
-            return scale, _full(low / scale), _full(high / scale)
+            return scale, _full(min(low, 0.0) / scale), _full(max(high, 0.0) / scale)
     top = (1 << _INPUT_BITS) - 1
     scale = max(abs(low), abs(high), 1e-30) / top
     return scale, -top if low < 0 else 0, top if high > 0 else 0
