@@ -67,8 +67,12 @@ class VerifiedProof:
     context: bytes
     batch: int
     hidden_input: bool
+    input_digest: bytes | None
+    """SHA-256 of the public inputs' integers; None where the input is hidden."""
     input_root: bytes | None
     """The commitment to a hidden input."""
+    output_digest: bytes
+    """SHA-256 of the outputs' integers."""
     security_bits: float
     """Of section 11, for this model, batch and mode."""
     unverified_metadata: Metadata
@@ -82,7 +86,9 @@ class VerifiedProof:
         object.__setattr__(self, "context", statement.context)
         object.__setattr__(self, "batch", statement.batch)
         object.__setattr__(self, "hidden_input", proof.hidden_input)
+        object.__setattr__(self, "input_digest", statement.input_digest)
         object.__setattr__(self, "input_root", proof.input_root)
+        object.__setattr__(self, "output_digest", bytes(statement.output_digest))
         object.__setattr__(self, "security_bits", bits)
         object.__setattr__(self, "unverified_metadata", dict(proof.metadata))
 

@@ -8,7 +8,7 @@ constant in section 6 is returned beside it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias
 
 from verispect.core.errors import MalformedError, Reason
 from verispect.proof.field import ONE, ZERO, Element, product_of
@@ -18,8 +18,8 @@ from verispect.proof.layout import Name, Sizes, axis_variables, tensor_name
 from verispect.proof.multilinear import eq, prefix_product_sum, prefix_sum
 from verispect.proof.verifier.algebra import Point, dot, equalities
 
-MAX_WINDOW_STEPS = 1 << 24
-"""Places times taps of one spatial axis that a verifier walks through."""
+MAX_WINDOW_STEPS: Final = 1 << 22
+"""Sizes of axes, and places times taps, that a verifier walks through for all nodes together."""
 
 
 class Axis(Protocol):
@@ -295,12 +295,15 @@ def require_modest(graph: Graph) -> None:
     """
     steps = 0
     for number, node in enumerate(graph.nodes):
-        outputs = graph.shapes[number + 1][1:]
+        outputs = graph.shapes[number + 1]
         if isinstance(node, Maximum):
-            steps += outputs[node.axis - 1] * node.kernel
+            source = graph.shapes[node.source][node.axis]
+            steps += node.kernel * (source + 2 * outputs[node.axis])
         elif isinstance(node, Affine):
             for term in node.terms:
-                steps += sum(m * k for m, k in zip(outputs, _kernel(graph, term), strict=False))
+                kernel = (0, *_kernel(graph, term))
+                steps += sum(m * k for m, k in zip(outputs, kernel, strict=False))
+                steps += sum(outputs) + sum(graph.shapes[term.source])
     if steps > MAX_WINDOW_STEPS:
         raise MalformedError("the graph's windows are too large", reason=Reason.TOO_LARGE)
 
