@@ -198,6 +198,50 @@ def test_a_transaction_that_the_network_drops_is_sent_again_and_paid_more(
     log.store.close()
 
 
+def test_what_was_signed_before_a_crash_is_paid_at_today_s_price(
+    anchored: AnchoredLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node refuses the kept bytes as too cheap: its nonce is offered at the market's price."""
+    with monkeypatch.context() as patch:
+        patch.setattr(anchored.chain, "submit", lambda raw, transaction_hash: None)
+        with pytest.raises(NetworkError):
+            anchored.publish(7)
+    (meant,) = anchored.store.open_intents()
+    cheap = meant.attempts[0]
+    market = Fees(cheap.fees.maximum * 3, cheap.fees.priority)
+    real = anchored.chain.submit
+
+    def submit(raw: bytes, transaction_hash: bytes) -> None:
+        if transaction_hash == cheap.hash:
+            raise NetworkError("too cheap", reason=Reason.CHAIN_FAILED)
+        real(raw, transaction_hash)
+
+    monkeypatch.setattr(anchored.chain, "fees", lambda: market)
+    monkeypatch.setattr(anchored.chain, "submit", submit)
+    anchored.restart()
+    anchored.publish(7)
+    (done, *_) = anchored.store.done_intents()
+    assert [attempt.nonce for attempt in done.attempts] == [cheap.nonce] * 2
+    assert done.attempts[1].fees.maximum >= market.maximum
+
+
+def test_a_node_that_refuses_at_any_price_is_not_asked_for_ever(
+    anchored: AnchoredLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where more money changes nothing, the refusal is the answer and the intent stays."""
+
+    def submit(raw: bytes, transaction_hash: bytes) -> None:
+        raise NetworkError("no", reason=Reason.CHAIN_FAILED)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(anchored.chain, "submit", submit)
+        with pytest.raises(NetworkError) as caught:
+            anchored.publish(7)
+    assert caught.value.reason is Reason.CHAIN_FAILED
+    assert len(anchored.store.open_intents()) == 1
+    anchored.publish(7)
+
+
 def test_a_transaction_that_never_arrives_stays_meant(
     anchored: AnchoredLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -134,12 +134,11 @@ class TransactionSender:
                     sent_at = None
                 continue
             elif sent_at is None:
-                self._submit(intent)
+                intent = self._send(intent)
                 sent_at = time.monotonic()
                 continue
             elif time.monotonic() - sent_at > self._patience.resend_seconds:
-                intent = self._pay_more(intent)
-                self._submit(intent)
+                intent = self._send(self._pay_more(intent))
                 sent_at = time.monotonic()
             if time.monotonic() > deadline:
                 raise NetworkError(
@@ -147,15 +146,24 @@ class TransactionSender:
                 )
             self.chain.pass_time()
 
-    def _submit(self, intent: Intent) -> None:
+    def _send(self, intent: Intent) -> Intent:
         attempt = _newest(intent)
         try:
             self.chain.submit(attempt.raw, attempt.hash)
         except NetworkError as error:
-            # Refused because the nonce has just been used: the caller's loop sees to it.
-            used = self.chain.next_nonce(self.account.address) > attempt.nonce
-            if error.reason is not Reason.CHAIN_FAILED or not used:
+            if error.reason is not Reason.CHAIN_FAILED:
                 raise
+            if self.chain.next_nonce(self.account.address) > attempt.nonce:
+                # The nonce has just been used: `_drive` sees to it.
+                return intent
+            # What was signed before a crash may be below today's price, and is refused for it.
+            dearer = self._pay_more(intent)
+            if _newest(dearer) == attempt:
+                raise
+            attempt = _newest(dearer)
+            self.chain.submit(attempt.raw, attempt.hash)
+            return dearer
+        return intent
 
     def _look_for(self, intent: Intent) -> Inclusion | None:
         for attempt in reversed(intent.attempts):
@@ -173,9 +181,11 @@ class TransactionSender:
         return inclusion
 
     def _start_anew(self, intent: Intent) -> Intent:
-        nonce = self.chain.next_nonce(self.account.address)
+        return self._sign_again(intent, self.chain.next_nonce(self.account.address), None)
+
+    def _sign_again(self, intent: Intent, nonce: int, fees: Fees | None) -> Intent:
         try:
-            attempt = self._sign(intent.call, nonce)
+            attempt = self._sign(intent.call, nonce, fees=fees)
         except VerificationError:
             self._store.set_state(intent, IntentState.REFUSED)
             raise
@@ -194,8 +204,7 @@ class TransactionSender:
         )
         if self._patience.fee_ceiling is not None and fees.maximum > self._patience.fee_ceiling:
             return intent
-        attempt = self._sign(intent.call, intent.nonce, fees=fees)
-        return self._store.retry(intent, attempt)
+        return self._sign_again(intent, intent.nonce, fees)
 
     def _sign(self, call: Call, nonce: int, *, fees: Fees | None = None) -> Attempt:
         # First, because nodes have many words for a trial that the account cannot pay for.
