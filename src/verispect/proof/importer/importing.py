@@ -120,6 +120,7 @@ def _quantised(
     if raw is not None:
         quantiser.add_raw(raw)
         tensor = len(quantiser.nodes)
+    quantiser.merge_tables()
     assert tensor is not None
     if answer.index is not None:
         raise unsupported("the output's axes are moved: choose the tensor before the Transpose")

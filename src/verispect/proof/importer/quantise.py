@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -58,9 +58,9 @@ _INT16: Final = (1 << 15) - 1
 _RAW_BITS: Final = 15
 _LEAST_MULTIPLIER: Final = 256
 _MANTISSA_BITS: Final = 12
-_FINEST: Final = 2
-_FINEST_CURVED: Final = 5
+_CURVED_EXTRA: Final = 3
 _COARSE: Final = -3
+_MANY_WEIGHTS: Final = 1 << 16
 _COARSEST: Final = -14
 _NOISE: Final = 0.25
 
@@ -73,11 +73,13 @@ class Precision:
         range_bits: the width of one limb of a remainder.
         activation_bits: of an activation's absolute value.
         table_bits: of the largest domain of a table, where the model leaves a choice.
+        extra_bits: by how much the argument of a table is finer than its result, at most.
     """
 
     range_bits: int
     activation_bits: int
     table_bits: int
+    extra_bits: int
 
     @property
     def top(self) -> int:
@@ -85,9 +87,9 @@ class Precision:
         return (1 << self.activation_bits) - 1
 
 
-SMALL: Final = Precision(8, 9, 14)
+SMALL: Final = Precision(8, 9, 14, 2)
 """For models of few activations: cheap tables, and several limbs."""
-LARGE: Final = Precision(16, 12, 16)
+LARGE: Final = Precision(16, 12, 16, 0)
 """For models of many activations: one limb each."""
 
 
@@ -108,10 +110,11 @@ class Quantiser:
     def add_all(self, draft: Draft, answer: int) -> None:
         """Add the nodes of `draft`; `answer` is the tensor of the output.
 
-        The output keeps more bits, and so does the right factor of a product, which is a gate on
-        whole channels more often than not: small, and needed exactly.
+        The output keeps more bits, and so do the factors of a product: it is divided by what a
+        remainder holds, and only long factors leave enough of it.
         """
-        wide = {node.product.right for node in draft.nodes if isinstance(node, DraftMultiply)}
+        products = [node.product for node in draft.nodes if isinstance(node, DraftMultiply)]
+        wide = {each.left for each in products} | {each.right for each in products}
         for number, node in enumerate(draft.nodes, start=1):
             self.shapes.append(draft.shapes[number])
             if isinstance(node, DraftAffine):
@@ -120,6 +123,24 @@ class Quantiser:
                 self._add_multiply(node)
             else:
                 self._add_maximum(node)
+
+    def merge_tables(self) -> None:
+        """Leave out tables that are a part of another one."""
+        order = sorted(range(len(self.tables)), key=lambda each: -len(self.tables[each]))
+        kept: list[int] = []
+        becomes = {}
+        for number in order:
+            whole = next((k for k in kept if _contains(self.tables[k], self.tables[number])), None)
+            if whole is None:
+                kept.append(number)
+            becomes[number] = number if whole is None else whole
+        renumbered = {old: new for new, old in enumerate(sorted(kept))}
+        for place, node in enumerate(self.nodes):
+            if isinstance(node, Maximum) or node.requantise is None:
+                continue
+            table = renumbered[becomes[node.requantise.table]]
+            self.nodes[place] = replace(node, requantise=Requantise(node.requantise.shift, table))
+        self.tables = [self.tables[number] for number in sorted(kept)]
 
     def add_raw(self, linear: Linear) -> None:
         """Add the last node, without requantisation: its weights have 15 bits."""
@@ -136,7 +157,9 @@ class Quantiser:
 
     def _add_affine(self, node: DraftAffine, *, wide: bool) -> None:
         scale, top = self._output_scale(node.name, node.activation, wide=wide)
-        finest = _FINEST if node.activation.homogeneous else _FINEST_CURVED
+        finest = self.precision.extra_bits
+        if not node.activation.homogeneous:
+            finest += _CURVED_EXTRA
         for extra in range(finest, _COARSEST, -1):
             step = math.ldexp(scale, -extra)
             shift = self._shift(node.linear, step)
@@ -151,8 +174,8 @@ class Quantiser:
             )
             values, _ = affine_bounds(affine, self.limits, trial, self.shapes)
             ends = (quotient(values[0], shift), quotient(values[1], shift))
-            long = max((int(np.abs(each).max()) for each in weights), default=0) > _INT16
-            if _domain_bits(ends) <= self.precision.table_bits and not (long and extra > _COARSE):
+            small_table = _domain_bits(ends) <= self.precision.table_bits
+            if small_table and not (extra > _COARSE and _long(weights)):
                 break
         else:
             raise unsupported("an activation is tiny beside the values it could have")
@@ -289,11 +312,23 @@ class Quantiser:
         return Requantise(shift, self._numbers[table])
 
 
+def _contains(whole: Table, part: Table) -> bool:
+    start = part.first - whole.first
+    if start < 0 or start + len(part) > len(whole):
+        return False
+    return bool(np.array_equal(whole.values[start : start + len(part)], part.values))
+
+
 def _domain_bits(ends: Interval) -> int:
     """Return the size of the smallest domain that holds `ends`: around 0, or from 0 on."""
     if ends[0] >= 0:
         return max(1, ends[1].bit_length())
     return 1 + max((-ends[0] - 1).bit_length(), max(ends[1], 0).bit_length())
+
+
+def _long(weights: Sequence[Integers]) -> bool:
+    """Tell whether many weights need more than 16 bits, which costs the prover time."""
+    return any(each.size > _MANY_WEIGHTS and int(np.abs(each).max()) > _INT16 for each in weights)
 
 
 def _rounded(values: npt.NDArray[np.float64]) -> Integers:
