@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import random
+import re
 import shutil
 import sqlite3
 import threading
@@ -13,6 +15,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from docs_blocks import ROOT
 
 from log_receipts import (
     LOG_SIGNER,
@@ -43,6 +46,7 @@ from verispect.core.errors import (
 )
 from verispect.core.receipt import EvidenceEntry, InferenceReceipt
 from verispect.ledger import NewReceipt, ReceiptStore
+from verispect.ledger.log import description, evidence_store, examining, interface
 from verispect.ledger.log.appender import Appender
 from verispect.ledger.log.description import LogDescription
 from verispect.ledger.log.embedded import LogFolder
@@ -552,8 +556,8 @@ def test_evidence_beyond_the_limit_is_refused(embedded):
 def test_a_description_is_read_as_it_was_signed():
     """Delay and disclosure come back; another key's description is refused."""
     for disclosure in (Disclosure.NOTHING, Disclosure.MODEL | Disclosure.CHARGE):
-        description = LogDescription(ORIGIN, 2500, disclosure)
-        assert LogDescription.verify(description.sign(LOG_SIGNER), KEY) == description
+        described = LogDescription(ORIGIN, 2500, disclosure)
+        assert LogDescription.verify(described.sign(LOG_SIGNER), KEY) == described
     with pytest.raises(VerificationError):
         LogDescription.verify(LogDescription(ORIGIN).sign(SIGNER), KEY)
 
@@ -566,10 +570,10 @@ def test_a_description_never_passes_for_a_checkpoint():
 
 def test_a_merge_delay_that_was_broken_shows():
     """A tree co-signed after the delay without the receipt is a breach; with it, or early, none."""
-    description = LogDescription(ORIGIN, 10_000)
+    described = LogDescription(ORIGIN, 10_000)
 
     def breached(index: int | None, *, seconds_later: int) -> bool:
-        return description.is_breached(
+        return described.is_breached(
             signed_at=SIGNED_AT,
             leaf_index=index,
             tree_size=100,
@@ -580,6 +584,21 @@ def test_a_merge_delay_that_was_broken_shows():
     assert breached(100, seconds_later=71)
     assert not breached(99, seconds_later=71)
     assert not breached(None, seconds_later=70)  # A witness's clock may be a minute ahead.
+
+
+def test_the_specification_states_the_limits_of_the_code():
+    """Each row of limits is the constant that the code enforces."""
+    text = (ROOT / "spec" / "log-service.md").read_text(encoding="utf-8")
+    stated = dict(re.findall(r"^\| `([A-Z_]+)` \| (\d+) \|", text, re.MULTILINE))
+    modules = (interface, examining, evidence_store, description)
+    enforced = {
+        name: str(value)
+        for module in modules
+        for name, value in vars(module).items()
+        if name.startswith("MAX_")
+        and re.search(rf"^{name}: ", inspect.getsource(module), re.MULTILINE)
+    }
+    assert stated == enforced
 
 
 # -- the folder, its thread and the command line ------------------------------------------------

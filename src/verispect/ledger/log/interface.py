@@ -22,9 +22,6 @@ DESCRIPTION_PATH: Final = "description"
 MAX_ACCEPTED: Final = 65_536
 """Entries in one call of `accept`."""
 
-MAX_RECEIPT_BYTES: Final = 4 * 1024 * 1024
-"""Of a receipt that is kept with its entry."""
-
 GROUP_ENTRIES: Final = 256
 """Entries are kept in groups, so that a database writes one row where it would write many."""
 
