@@ -10,7 +10,7 @@ from __future__ import annotations
 import multiprocessing
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from types import TracebackType
 from typing import Final, Self
@@ -27,7 +27,13 @@ CHUNK: Final = 1024
 MAX_COMMIT: Final = 8 * CHUNK
 """Receipts in one commit."""
 
+MAX_AHEAD: Final = 2 * MAX_COMMIT // CHUNK
+"""Chunks that are examined while commits are made."""
+
 Outcome = Placed | Reason
+
+_Chunk = tuple[Sequence[bytes], list[Examined]]
+_Commit = tuple[list[list[Examined]], Future[Sequence[Placed]]]
 
 _examiner: Examiner | None = None
 
@@ -46,7 +52,7 @@ class Ingest:
     """The way of other issuers' receipts into one log; used from one thread.
 
     Args:
-        state: a connection of its own.
+        state: a connection of its own, which nobody else uses meanwhile.
         issuers: the keys whose receipts are taken.
         disclose: what leaves show in the clear, by the log's description.
         development_keys: whether receipts of development keys are taken.
@@ -71,6 +77,7 @@ class Ingest:
             initializer=_start,
             initargs=(list(issuers), disclose, development_keys),
         )
+        self._committer = ThreadPoolExecutor(1, thread_name_prefix="verispect-ingest")
 
     def submit(self, receipts: Sequence[bytes]) -> list[Outcome]:
         """Take receipts; durable on return.
@@ -94,39 +101,36 @@ class Ingest:
             StoreError: as `submit`.
         """
         ahead: deque[tuple[Sequence[bytes], Future[list[Examined]]]] = deque()
+        committing: _Commit | None = None
         source = iter(chunks)
         more = True
-        while more or ahead:
-            while more and len(ahead) < 2 * self._workers + MAX_COMMIT // CHUNK:
+        while more or ahead or committing is not None:
+            while more and len(ahead) < 2 * self._workers + MAX_AHEAD:
                 chunk = next(source, None)
                 more = chunk is not None
                 if chunk is not None:
                     ahead.append((chunk, self._pool.submit(_examine, chunk)))
-            ready: list[tuple[Sequence[bytes], list[Examined]]] = []
-            size = 0
-            # The first is waited for; those that are done as well go into the same commit.
-            while ahead and (not ready or ahead[0][1].done()) and size < MAX_COMMIT:
-                chunk, future = ahead.popleft()
-                ready.append((chunk, _result(future)))
-                size += len(chunk)
-            yield from self._commit(ready)
+            ready = _take_ready(ahead, wait=committing is None)
+            # The next commit stands in line while this one is made: the disk never waits.
+            previous, committing = committing, self._commit(ready) if ready else None
+            if previous is not None:
+                yield from _outcomes(previous)
 
-    def _commit(
-        self, ready: Sequence[tuple[Sequence[bytes], list[Examined]]]
-    ) -> Iterator[list[Outcome]]:
+    def _commit(self, ready: Sequence[_Chunk]) -> _Commit:
         entries = [
             NewEntry(examined[0], examined[1], data)
             for chunk, results in ready
             for data, examined in zip(chunk, results, strict=True)
             if not isinstance(examined, Reason)
         ]
-        placed = iter(self._state.accept(entries))
-        for _, results in ready:
-            yield [each if isinstance(each, Reason) else next(placed) for each in results]
+        return [results for _, results in ready], self._committer.submit(
+            self._state.accept, entries
+        )
 
     def close(self) -> None:
-        """End the workers."""
+        """End the workers; a commit that was begun is made."""
         self._pool.shutdown(cancel_futures=True)
+        self._committer.shutdown(cancel_futures=True)
 
     def __enter__(self) -> Self:
         return self
@@ -140,8 +144,25 @@ class Ingest:
         self.close()
 
 
-def _result(future: Future[list[Examined]]) -> list[Examined]:
-    try:
-        return future.result()
-    except BrokenProcessPool as error:
-        raise StoreError("a worker that examines died", reason=Reason.STORE_FAILED) from error
+def _take_ready(
+    ahead: deque[tuple[Sequence[bytes], Future[list[Examined]]]], *, wait: bool
+) -> list[_Chunk]:
+    """Take the chunks that were examined, in order; with `wait`, at least the first."""
+    ready: list[_Chunk] = []
+    size = 0
+    while ahead and size < MAX_COMMIT and ((wait and not ready) or ahead[0][1].done()):
+        chunk, future = ahead.popleft()
+        try:
+            ready.append((chunk, future.result()))
+        except BrokenProcessPool as error:
+            raise StoreError("a worker that examines died", reason=Reason.STORE_FAILED) from error
+        size += len(chunk)
+    return ready
+
+
+def _outcomes(commit: _Commit) -> Iterator[list[Outcome]]:
+    """Wait for a commit and give the outcomes of its chunks."""
+    chunks, future = commit
+    placed = iter(future.result())
+    for results in chunks:
+        yield [each if isinstance(each, Reason) else next(placed) for each in results]
