@@ -145,7 +145,12 @@ def test_our_own_publisher_sends_no_second_root(anchored: AnchoredLog) -> None:
     """A restored backup that would anchor another tree is refused before anything is sent."""
     anchored.publish(7)
     sent = anchored.chain.next_nonce(anchored.operator.address)
-    for size, root in ((7, other_root_at(7)), (6, root_at(6)), (3, other_root_at(3))):
+    for size, root in (
+        (7, other_root_at(7)),
+        (6, root_at(6)),
+        (3, other_root_at(3)),
+        (8, root_at(7)),
+    ):
         with pytest.raises(VerificationError) as caught:
             publish.publish(anchored.sender, anchored.reference, size, root)
         assert caught.value.reason is Reason.ANCHOR_CONFLICT

@@ -90,7 +90,12 @@ def publish(
     # Goes first, so that a crashed publication is found before the chain is asked.
     sender.resume()
     anchored = contract.root(reference.log_id, root)
-    if anchored is not None and anchored.size == size:
+    if anchored is not None and anchored.size != size:
+        raise VerificationError(
+            f"the root is anchored at size {anchored.size}, not {size}",
+            reason=Reason.ANCHOR_CONFLICT,
+        )
+    if anchored is not None:
         return anchored
     _require_growth(contract, reference.log_id, size)
     sender.run(publication(reference, size, root))
