@@ -162,8 +162,8 @@ def prove(
 
     Raises:
         RequestError: `invalid-request` for another mode, context or input.
-        ModelError: as the runtime.
-        StoreError: `store-failed`, when the masking budget is used up or cannot be counted.
+        ModelError: as the runtime; `masks-exhausted` when hidden weights were opened often enough.
+        StoreError: `store-failed`, when openings of hidden weights cannot be counted.
     """
     started = time.process_time()
     code = prover.code
