@@ -9,8 +9,8 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from tlog_log import ORIGIN, SIGNER, naive_path, naive_root
 
+from tlog_log import ORIGIN, SIGNER, naive_path, naive_root
 from verispect.core.encoding import Digest
 from verispect.ledger.anchor import publish
 from verispect.ledger.anchor.account import ChainAccount
@@ -50,7 +50,9 @@ class AnchoredLog:
     directory: Path
     chain: Chain = field(default_factory=Chain.development)
     operator: ChainAccount = field(default_factory=lambda: account("operator"))
-    patience: Patience = Patience(deadline_seconds=0.0, resend_seconds=0.0)
+    patience: Patience = field(
+        default_factory=lambda: Patience(deadline_seconds=0.0, resend_seconds=0.0)
+    )
 
     def __post_init__(self) -> None:
         if self.chain.balance(self.operator.address) == 0:
