@@ -109,12 +109,8 @@ def convolved_source(
 ) -> Place:
     """The place of the source that the weight `(g, ., i, *taps)` meets at a spatial `place`."""
     inputs = graph.weights[term.weight][2]
-    return (place[0], g * inputs + i) + tuple(
-        p * s + k * d - b
-        for p, s, k, d, b in zip(
-            place[2:], term.strides, taps, term.dilations, term.before, strict=True
-        )
-    )
+    spatial = zip(place[2:], term.strides, taps, term.dilations, term.before, strict=True)
+    return (place[0], g * inputs + i, *(p * s + k * d - b for p, s, k, d, b in spatial))
 
 
 def tables_used(graph: Graph, *, hidden_input: bool) -> list[int]:
