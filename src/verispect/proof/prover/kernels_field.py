@@ -48,6 +48,19 @@ def _plain_carry(value: int) -> Any:
     return np.uint64((int(value) << 32) % _MODULUS)
 
 
+def _plain_seven(a: int) -> Any:
+    return _plain_product(a, 7)
+
+
+def _plain_two(a: int, b: int, c: int, d: int) -> Any:
+    return np.uint64((int(a) * int(b) + int(c) * int(d)) % _MODULUS)
+
+
+def _plain_four(*factors: int) -> Any:
+    pairs = zip(factors[::2], factors[1::2], strict=True)
+    return np.uint64(sum(int(a) * int(b) for a, b in pairs) % _MODULUS)
+
+
 if JIT:
 
     @intrinsic
@@ -67,8 +80,87 @@ if JIT:
 
         return pair(types.uint64, types.uint64), generate
 
+    def _sum_of_products(count: int) -> Any:
+        """Return an intrinsic: the three 64-bit limbs of a sum of `count` products."""
+
+        def typed(typing_context: Any, *arguments: Any) -> Any:  # noqa: ARG001
+            three: Any = types.UniTuple(types.uint64, 3)  # type: ignore[no-untyped-call]
+
+            def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+                from llvmlite import ir
+
+                word, wide, sum_type = ir.IntType(64), ir.IntType(128), ir.IntType(192)
+                total = ir.Constant(sum_type, 0)
+                for i in range(count):
+                    left, right = (builder.zext(values[2 * i + k], wide) for k in range(2))
+                    product = builder.zext(builder.mul(left, right), sum_type)
+                    total = builder.add(total, product)
+                limbs = [
+                    builder.trunc(builder.lshr(total, ir.Constant(sum_type, 64 * k)), word)
+                    for k in range(3)
+                ]
+                return context.make_tuple(builder, signature.return_type, limbs)
+
+            return three(*[types.uint64] * (2 * count)), generate
+
+        if count == 2:
+
+            def two(context: Any, a: Any, b: Any, c: Any, d: Any) -> Any:
+                return typed(context, a, b, c, d)
+
+            return intrinsic(two)
+
+        def four(
+            context: Any, a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any
+        ) -> Any:
+            return typed(context, a, b, c, d, e, f, g, h)
+
+        return intrinsic(four)
+
     _wide_product: Any = _wide
     """The intrinsic as kernels call it, without the typing context."""
+    _two_products: Any = _sum_of_products(2)
+    _four_products: Any = _sum_of_products(4)
+
+    @njit(inline="always")
+    def _reduced(low: Any, high: Any, top: Any) -> Any:
+        """Return `low + 2^64 high + 2^128 top`, `2^128` being `-2^32`, `top` at most 3."""
+        upper = high >> _THIRTY_TWO
+        value = low - upper
+        if low < upper:
+            value -= EPSILON
+        term = (high & EPSILON) * EPSILON
+        total = value + term
+        if total < term:
+            total += EPSILON
+        if total >= P:
+            total -= P
+        taken = top << _THIRTY_TWO
+        result = total - taken
+        if total < taken:
+            result -= EPSILON
+        return result
+
+    @njit(inline="always")
+    def seven_times(a: Any) -> Any:
+        """Return seven times `a`, not canonical: for a factor of `two_products` only."""
+        low, high = _wide_product(a, _SEVEN)
+        total = low + high * EPSILON
+        if total < low:
+            total += EPSILON
+        return total
+
+    @njit(inline="always")
+    def two_products(a: Any, b: Any, c: Any, d: Any) -> Any:
+        """Return `ab + cd`; the factors need not be canonical."""
+        low, high, top = _two_products(a, b, c, d)
+        return _reduced(low, high, top)
+
+    @njit(inline="always")
+    def four_products(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any) -> Any:
+        """Return `ab + cd + ef + gh`; the factors need not be canonical."""
+        low, high, top = _four_products(a, b, c, d, e, f, g, h)
+        return _reduced(low, high, top)
 
     @njit(inline="always")
     def multiply(a: Any, b: Any) -> Any:
@@ -121,12 +213,21 @@ else:
     subtract: Any = _plain_difference  # type: ignore[no-redef]
     from_signed: Any = _plain_signed  # type: ignore[no-redef]
     shifted: Any = _plain_carry  # type: ignore[no-redef]
+    seven_times: Any = _plain_seven  # type: ignore[no-redef]
+    two_products: Any = _plain_two  # type: ignore[no-redef]
+    four_products: Any = _plain_four  # type: ignore[no-redef]
 
 
 @njit(inline="always")
 def multiply_extension(a: Any, b: Any, c: Any, d: Any) -> Any:
     """Return `(a + bX)(c + dX)`."""
-    first = multiply(a, c)
-    second = multiply(b, d)
-    cross = add(multiply(a, d), multiply(b, c))
-    return add(first, multiply(second, _SEVEN)), cross
+    return two_products(a, c, seven_times(b), d), two_products(a, d, b, c)
+
+
+@njit(inline="always")
+def multiply_twice(a: Any, b: Any, c: Any, d: Any, e: Any, f: Any, g: Any, h: Any) -> Any:
+    """Return `(a + bX)(c + dX) + (e + fX)(g + hX)`."""
+    return (
+        four_products(a, c, seven_times(b), d, e, g, seven_times(f), h),
+        four_products(a, d, b, c, e, h, f, g),
+    )

@@ -19,6 +19,7 @@ from verispect.proof.prover.kernels_field import (
     from_signed,
     multiply,
     multiply_extension,
+    multiply_twice,
     subtract,
 )
 
@@ -93,16 +94,29 @@ def leaves(denominators: Any, first: Any, second: Any, base: Any, beta: Any) -> 
 
 
 @njit(cache=True)
-def layer_above(numerators: Any, denominators: Any, p: Any, q: Any) -> None:
-    """Add fractions pairwise, the two halves of a layer, into the layer above."""
+def layer_above(numerators: Any, denominators: Any, used: int, p: Any, q: Any) -> None:
+    """Add fractions pairwise, the two halves of a layer, into the layer above.
+
+    From `used` on all fractions are 0/1.
+    """
     half = p.shape[0]
-    for i in range(half):
+    paired = min(half, max(0, used - half))
+    for i in range(paired):
         a, b = denominators[i, 0], denominators[i, 1]
         c, d = denominators[i + half, 0], denominators[i + half, 1]
         q[i, 0], q[i, 1] = multiply_extension(a, b, c, d)
-        x, y = multiply_extension(numerators[i, 0], numerators[i, 1], c, d)
-        z, w = multiply_extension(numerators[i + half, 0], numerators[i + half, 1], a, b)
-        p[i, 0], p[i, 1] = add(x, z), add(y, w)
+        p[i, 0], p[i, 1] = multiply_twice(
+            numerators[i, 0],
+            numerators[i, 1],
+            c,
+            d,
+            numerators[i + half, 0],
+            numerators[i + half, 1],
+            a,
+            b,
+        )
+    p[paired:] = numerators[paired:half]
+    q[paired:] = denominators[paired:half]
 
 
 @njit(cache=True)
@@ -124,54 +138,81 @@ def _bound(table: Any, i: int, step: int, a: Any, b: Any) -> Any:
 
 
 @njit(cache=True)
-def fold_fractions(p: Any, q: Any, size: int, r: Any) -> None:
-    """Bind the first variable after the halves: of `size` entries in each half."""
-    half, step = p.shape[0] // 2, size // 2
-    a, b = r[0], r[1]
-    for start in (0, half):
-        for i in range(start, start + step):
-            x, y = _bound(p, i, step, a, b)
-            p[i, 0], p[i, 1] = x, y
-            x, y = _bound(q, i, step, a, b)
-            q[i, 0], q[i, 1] = x, y
+def fraction_round(
+    p: Any,
+    q: Any,
+    size: int,
+    used: int,
+    r: Any,
+    bind: bool,
+    high: Any,
+    low: Any,
+) -> Any:
+    """Bind the previous challenge if told to; return what a round's quadratic sums to.
 
-
-@njit(cache=True)
-def fraction_round(p: Any, q: Any, size: int, high: Any, low: Any) -> Any:
-    """Return the sums of `eq` times the layer's quadratic, at 0 and its leading coefficient.
-
-    `p` and `q` hold both halves of a layer, of which `size` entries each are in use, the numerators
-    of the front half merged. `eq` is the outer product of `high` and `low`.
+    `p` and `q` hold both halves of a layer, of which `size` entries each were in use, the
+    numerators of the front half merged. Returned are the sums of `eq` times the quadratic at 0 and
+    times its leading coefficient; `eq` is the outer product of `high` and `low`. In the back half
+    all fractions from `used` on are 0/1.
     """
-    half, step, width = p.shape[0] // 2, size // 2, low.shape[0]
+    half, width = p.shape[0] // 2, low.shape[0]
+    e, f = r[0], r[1]
+    if bind:
+        size //= 2
+    step = size // 2
     s0 = s1 = t0 = t1 = np.uint64(0)
     for i in range(high.shape[0]):
         u0 = u1 = v0 = v1 = np.uint64(0)
         for j in range(width):
             x = i * width + j
             y = half + x
+            paired = x < used
+            if bind:
+                for at in (x, x + step):
+                    k0, k1 = _bound(p, at, size, e, f)
+                    p[at, 0], p[at, 1] = k0, k1
+                    k0, k1 = _bound(q, at, size, e, f)
+                    q[at, 0], q[at, 1] = k0, k1
+                    if paired:
+                        k0, k1 = _bound(p, half + at, size, e, f)
+                        p[half + at, 0], p[half + at, 1] = k0, k1
+                        k0, k1 = _bound(q, half + at, size, e, f)
+                        q[half + at, 0], q[half + at, 1] = k0, k1
             a0, a1 = p[x, 0], p[x, 1]
+            m0, m1 = low[j, 0], low[j, 1]
+            if not paired:
+                g0, g1 = multiply_extension(a0, a1, m0, m1)
+                u0, u1 = add(u0, g0), add(u1, g1)
+                continue
             b0, b1 = p[y, 0], p[y, 1]
             c0, c1 = q[x, 0], q[x, 1]
             d0, d1 = q[y, 0], q[y, 1]
-            e0, e1 = low[j, 0], low[j, 1]
-            g0, g1 = multiply_extension(a0, a1, d0, d1)
-            h0, h1 = multiply_extension(b0, b1, c0, c1)
-            g0, g1 = multiply_extension(add(g0, h0), add(g1, h1), e0, e1)
+            g0, g1 = multiply_twice(a0, a1, d0, d1, b0, b1, c0, c1)
+            g0, g1 = multiply_extension(g0, g1, m0, m1)
             u0, u1 = add(u0, g0), add(u1, g1)
             a0, a1 = subtract(p[x + step, 0], a0), subtract(p[x + step, 1], a1)
             b0, b1 = subtract(p[y + step, 0], b0), subtract(p[y + step, 1], b1)
             c0, c1 = subtract(q[x + step, 0], c0), subtract(q[x + step, 1], c1)
             d0, d1 = subtract(q[y + step, 0], d0), subtract(q[y + step, 1], d1)
-            g0, g1 = multiply_extension(a0, a1, d0, d1)
-            h0, h1 = multiply_extension(b0, b1, c0, c1)
-            g0, g1 = multiply_extension(add(g0, h0), add(g1, h1), e0, e1)
+            g0, g1 = multiply_twice(a0, a1, d0, d1, b0, b1, c0, c1)
+            g0, g1 = multiply_extension(g0, g1, m0, m1)
             v0, v1 = add(v0, g0), add(v1, g1)
-        e0, e1 = high[i, 0], high[i, 1]
-        u0, u1 = multiply_extension(u0, u1, e0, e1)
-        v0, v1 = multiply_extension(v0, v1, e0, e1)
+        m0, m1 = high[i, 0], high[i, 1]
+        u0, u1 = multiply_extension(u0, u1, m0, m1)
+        v0, v1 = multiply_extension(v0, v1, m0, m1)
         s0, s1, t0, t1 = add(s0, u0), add(s1, u1), add(t0, v0), add(t1, v1)
     return s0, s1, t0, t1
+
+
+@njit(cache=True)
+def last_fractions(p: Any, q: Any, r: Any) -> Any:
+    """Bind the last variable; return the four values left."""
+    half = p.shape[0] // 2
+    result = np.empty((4, 2), np.uint64)
+    for k in range(2):
+        result[k, 0], result[k, 1] = _bound(p, k * half, 1, r[0], r[1])
+        result[2 + k, 0], result[2 + k, 1] = _bound(q, k * half, 1, r[0], r[1])
+    return result
 
 
 # -- Products of three tables (section 8) and of two (section 9) ----------------------------------

@@ -65,8 +65,9 @@ def lookups(channel: Channel, witness: Witness) -> list[Claim]:
     blocks = _blocks(witness)
     sizes = [layout.variables(block.sizes) for block in blocks]
     offsets, depth = layout.pack(sizes)
+    used = sum(1 << size for size in sizes)
     p, q = _leaves(blocks, offsets, depth, alpha, beta)
-    point, claim_p, claim_q = _tree(channel, _layers(p, q))
+    point, claim_p, claim_q = _tree(channel, _layers(p, q, used), used)
     zero: list[View] = []
     one: list[View] = []
     ends = views.array_of(point)
@@ -210,20 +211,22 @@ def _leaves(
     return p, q
 
 
-def _layers(p: Array, q: Array) -> list[tuple[Array, Array]]:
-    """Return the layers, the one with two fractions first."""
+def _layers(p: Array, q: Array, used: int) -> list[tuple[Array, Array]]:
+    """Return the layers, the one with two fractions first; from `used` on leaves are 0/1."""
     layers = [(p, q)]
     while p.shape[0] > 2:
         half = p.shape[0] // 2
         up_p, up_q = np.empty((half, 2), np.uint64), np.empty((half, 2), np.uint64)
-        kernels.layer_above(p, q, up_p, up_q)
+        kernels.layer_above(p, q, min(used, len(p)), up_p, up_q)
         p, q = up_p, up_q
         layers.append((p, q))
     layers.reverse()
     return layers
 
 
-def _tree(channel: Channel, layers: list[tuple[Array, Array]]) -> tuple[list[Element], Form, Form]:
+def _tree(
+    channel: Channel, layers: list[tuple[Array, Array]], used: int
+) -> tuple[list[Element], Form, Form]:
     """Prove the sum; return the leaves' point and the claims about numerators and denominators."""
     p, q = layers[0]
     four = channel.exchange("layer", field.to_elements(p) + field.to_elements(q))
@@ -235,10 +238,9 @@ def _tree(channel: Channel, layers: list[tuple[Array, Array]]) -> tuple[list[Ele
         p, q = layers[k]
         m = channel.challenge("mix")
         claims = Claims(channel, combine([(ONE, claim_p), (m, claim_q)]), 3)
-        r, scale = _layer(p, q, point, m, claims)
+        r, scale, ends = _layer(p, q, used, point, m, claims)
         # The numerators' front half carries m times the denominators' since `merge_numerators`.
-        half = p.shape[0] // 2
-        p0, p1, q0, q1 = (field.to_element(a[i]) for a in (p, q) for i in (0, half))
+        p0, p1, q0, q1 = ends
         four = channel.exchange("layer", [p0 - m * q0, p1, q0, q1])
         products = _products(channel, four)
         if channel.hides:
@@ -272,23 +274,26 @@ def _suffix_tables(point: Array) -> list[Array]:
 
 
 def _layer(
-    p: Array, q: Array, point: list[Element], m: Element, claims: Claims
-) -> tuple[list[Element], Element]:
-    """Run one layer's rounds; return the challenges and `eq(point, challenges)`."""
+    p: Array, q: Array, used: int, point: list[Element], m: Element, claims: Claims
+) -> tuple[list[Element], Element, list[Element]]:
+    """Run one layer's rounds; return the challenges, `eq(point, challenges)` and the ends."""
     kernels.merge_numerators(p, q, views.array_of([m])[0])
     count = len(point)
     whole = views.array_of(point)
     cut = max(1, count // 2)
     high, low = _suffix_tables(whole[1:cut]), _suffix_tables(whole[max(1, cut) :])
     inverses = _inverses(point)
-    size = p.shape[0] // 2
+    half = size = len(p) // 2
     scale, claim = ONE, claims.value
+    previous = np.zeros(2, np.uint64)
+    back = min(half, max(0, used - half))
     r: list[Element] = []
     for i, z in enumerate(point):
         # The tables of the variables after this one.
         above = high[i] if i < len(high) else high[-1]
         below = low[0] if i < len(high) else low[i - len(high) + 1]
-        a, b, c, d = kernels.fraction_round(p, q, size, above, below)
+        a, b, c, d = kernels.fraction_round(p, q, size, back, previous, i > 0, above, below)
+        size = half >> i
         at_zero, top = Element(int(a), int(b)), Element(int(c), int(d))
         at_one = (claim - (ONE - z) * at_zero) * inverses[i]
         slope = at_one - at_zero - top
@@ -306,10 +311,9 @@ def _layer(
         challenge = claims.round(values)
         claim = at_zero + challenge * (slope + challenge * top)
         scale = first + change * challenge
-        kernels.fold_fractions(p, q, size, views.array_of([challenge])[0])
-        size //= 2
+        previous = views.array_of([challenge])[0]
         r.append(challenge)
-    return r, scale
+    return r, scale, field.to_elements(kernels.last_fractions(p, q, previous))
 
 
 def _inverses(values: list[Element]) -> list[Element]:
