@@ -8,15 +8,19 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from oracles.proof_cases import CASES, looked_up, perceptron, some_inputs
+from oracles.proof_cases import CASES, UNIT, looked_up, perceptron, some_inputs
 from oracles.proof_checked import provable, refused_by_both, verify
 from oracles.proof_maker import Model, Statement, judge, make, state
+from verispect.core.encoding import decode, encode, sha256
 from verispect.core.errors import MalformedError, Reason, VerificationError
+from verispect.proof.graph import Affine, Epilogue, Graph, Input, Maximum, Output, Window
 from verispect.proof.parameters import Mode
 from verispect.proof.provable import ProvableModel
 from verispect.proof.verifier import VerifiedProof, check, verify_proof
 from verispect.proof.verifier.statement import MAX_RAW
 from verispect.proof.verifier.statement import Statement as Checked
+
+_RAW = Output(1, UNIT, Epilogue.NONE)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -201,3 +205,32 @@ def test_nothing_but_the_verifier_makes_a_verified_proof() -> None:
     """A result cannot be built by hand."""
     with pytest.raises(TypeError, match="only verify_proof"):
         VerifiedProof(object(), None, None, 0.0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "node",
+    [
+        Affine((Window(0, 1, (4096,), (1,), (0,)),), None, None, (1, 4097)),
+        Maximum(0, 1, 4096, 1, 0, 0),
+    ],
+)
+def test_a_graph_with_too_much_to_walk_through_is_refused(node: Affine | Maximum) -> None:
+    """Kernel times output is bounded, so that a hostile model costs its verifier little."""
+    graph = Graph(Input((1, 8192), -1, 1, UNIT, (0, 1)), (), (), (node,), _RAW, 8)
+    model = ProvableModel(graph, 6, 2, bytes(32), 0)
+    values = np.zeros((1, *graph.shapes[1]), dtype=int)
+    statement = state(looked_up(), [[1, 2, 3]])
+    value = decode(make(statement, [[1, 2, 3]]))
+    inputs = np.zeros((1, 1, 8192), dtype="<i2")
+    value |= {3: model.digest, 14: sha256(inputs.tobytes())}
+    value |= {4: bytes(32), 15: sha256(values.astype("<i8").tobytes())}
+    with pytest.raises(MalformedError) as refused:
+        verify_proof(
+            encode(value),
+            model=model,
+            mode=Mode.SUCCINCT,
+            context=bytes(32),
+            inputs=inputs,
+            outputs=values,
+        )
+    assert refused.value.reason is Reason.TOO_LARGE

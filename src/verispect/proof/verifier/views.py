@@ -20,6 +20,8 @@ from verispect.proof.verifier.algebra import Point, dot, equalities
 
 MAX_WINDOW_STEPS: Final = 1 << 22
 """Sizes of axes, and places times taps, that a verifier walks through for all nodes together."""
+_STAGE_STEPS: Final = 16
+"""What the arrays of one stage of a maximum are worth beside its axes."""
 
 
 class Axis(Protocol):
@@ -298,7 +300,7 @@ def require_modest(graph: Graph) -> None:
         outputs = graph.shapes[number + 1]
         if isinstance(node, Maximum):
             source = graph.shapes[node.source][node.axis]
-            steps += node.kernel * (source + 2 * outputs[node.axis])
+            steps += node.kernel * (source + 2 * outputs[node.axis] + _STAGE_STEPS)
         elif isinstance(node, Affine):
             for term in node.terms:
                 kernel = (0, *_kernel(graph, term))
