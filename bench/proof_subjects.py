@@ -222,13 +222,34 @@ def _packaged(package: str, path: str) -> Path:
     return Path(spec.origin).parent / path
 
 
+def text_lines(seed: int, count: int) -> Floats:
+    """Draw lines of random letters as that model takes them, every other one upside down."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    rng = np.random.default_rng(seed)
+    letters = list("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789    ")
+    lines = np.empty((count, 3, 48, 192), np.float32)
+    for number in range(count):
+        image = Image.new("RGB", (192, 48), tuple(rng.integers(180, 256, 3).tolist()))
+        text = "".join(rng.choice(letters, 12))
+        font = ImageFont.load_default(size=float(rng.integers(22, 32)))
+        place = tuple(rng.integers(2, 10, 2).tolist())
+        colour = tuple(rng.integers(0, 90, 3).tolist())
+        ImageDraw.Draw(image).text(place, text, fill=colour, font=font)
+        pixels = np.asarray(image, np.float32)
+        if number % 2:
+            pixels = pixels[::-1, ::-1]
+        lines[number] = (pixels.transpose(2, 0, 1) / 255 - 0.5) / 0.5
+    return lines
+
+
 def rapidocr_cls() -> Subject:
     """Tell whether a line of text is upside down: a MobileNetV3."""
     path = _packaged("rapidocr_onnxruntime", "models/ch_ppocr_mobile_v2.0_cls_infer.onnx")
-    images = textures(1, 16, 3, 48, 192)
+    lines = text_lines(1, 64)
     return Subject(
-        import_onnx(path, calibration=images[:8], evaluation=images[8:], input_shape=(3, 48, 192)),
-        images[8:],
+        import_onnx(path, calibration=lines[:16], evaluation=lines[16:], input_shape=(3, 48, 192)),
+        lines[16:],
     )
 
 

@@ -59,6 +59,7 @@ _RAW_BITS: Final = 15
 _LEAST_MULTIPLIER: Final = 256
 _MANTISSA_BITS: Final = 12
 _CURVED_EXTRA: Final = 3
+_SMALL_TABLE: Final = 14
 _COARSE: Final = -3
 _MANY_WEIGHTS: Final = 1 << 16
 _COARSEST: Final = -14
@@ -157,11 +158,16 @@ class Quantiser:
 
     def _add_affine(self, node: DraftAffine, *, wide: bool) -> None:
         scale, top = self._output_scale(node.name, node.activation, wide=wide)
+        # A table that only a few numbers are looked up in costs more than they do.
+        few = 1 + math.prod(node.linear.shape).bit_length()
+        most_bits = min(self.precision.table_bits, max(few, _SMALL_TABLE))
         finest = self.precision.extra_bits
         if not node.activation.homogeneous:
             finest += _CURVED_EXTRA
         for extra in range(finest, _COARSEST, -1):
             step = math.ldexp(scale, -extra)
+            if not node.activation.homogeneous and math.frexp(step)[1] % 2:
+                continue  # Curved functions keep to every other power of two, and share tables.
             shift = self._shift(node.linear, step)
             fine = math.ldexp(step, -shift)
             terms, weights, bias = self._integers(node.linear, fine)
@@ -174,8 +180,7 @@ class Quantiser:
             )
             values, _ = affine_bounds(affine, self.limits, trial, self.shapes)
             ends = (quotient(values[0], shift), quotient(values[1], shift))
-            small_table = _domain_bits(ends) <= self.precision.table_bits
-            if small_table and not (extra > _COARSE and _long(weights)):
+            if _domain_bits(ends) <= most_bits and not (extra > _COARSE and _long(weights)):
                 break
         else:
             raise unsupported("an activation is tiny beside the values it could have")
