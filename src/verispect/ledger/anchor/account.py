@@ -18,7 +18,10 @@ from eth_account.signers.local import LocalAccount
 
 from verispect.core.encoding import from_hex
 from verispect.core.errors import MalformedError, Reason, StoreError
+from verispect.ledger.anchor.recursion import restore
 from verispect.ledger.locks import sync_directory
+
+restore()
 
 KEY_FILE_NAME: Final = "account.key"
 KEY_BYTES: Final = 32

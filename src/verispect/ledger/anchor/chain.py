@@ -42,6 +42,9 @@ from verispect.core.errors import (
     TrustError,
     VerificationError,
 )
+from verispect.ledger.anchor.recursion import restore
+
+restore()
 
 DEVELOPMENT_CHAIN_IDS: Final = frozenset({131277322940537, 1337, 31337})
 """Chain ids of eth-tester, of geth's and ganache's development mode, of Anvil and Hardhat."""

@@ -19,6 +19,9 @@ from verispect.core.encoding import Digest, sha256
 from verispect.core.errors import MalformedError, NetworkError, Reason
 from verispect.ledger.anchor.artifact import anchor_contract
 from verispect.ledger.anchor.chain import Chain, checked_address
+from verispect.ledger.anchor.recursion import restore
+
+restore()
 
 LOG_ID_BYTES: Final = 24
 MAX_ORIGIN_BYTES: Final = 256

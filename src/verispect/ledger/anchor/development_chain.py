@@ -36,6 +36,9 @@ from web3.types import RPCEndpoint, RPCResponse
 
 from verispect.core.encoding import sha256
 from verispect.core.errors import Reason, StoreError
+from verispect.ledger.anchor.recursion import restore
+
+restore()
 
 DEVELOPMENT_CHAIN_ID: Final = 131277322940537
 """The chain id of eth-tester; no public network has it."""

@@ -28,7 +28,10 @@ from verispect.core.errors import (
 )
 from verispect.ledger.anchor.chain import Chain, checked_address
 from verispect.ledger.anchor.intents import Call
+from verispect.ledger.anchor.recursion import restore
 from verispect.ledger.anchor.transactions import TransactionSender
+
+restore()
 
 OP_STACK_ADDRESS: Final = "0x4200000000000000000000000000000000000021"
 """Where chains of the OP stack have EAS from their first block."""
