@@ -297,10 +297,33 @@ ATTESTED_SOFTWARE: Final = _attested("attested-software", EvidenceClass.SOFTWARE
 ATTESTED_DEVELOPMENT: Final = _attested("attested-development", EvidenceClass.DEVELOPMENT)
 """As `attested`, by an emulator: shows the path, and nothing else."""
 
+_PROVEN: Final = frozenset({Source.PROVEN})
+
+PROVEN: Final = AssurancePolicy(
+    name="proven",
+    claims={
+        **SIGNED.claims,
+        Claim.MODEL: _PROVEN,
+        Claim.INPUT: _PROVEN,
+        Claim.OUTPUT: _PROVEN,
+        Claim.EXECUTION: _PROVEN,
+    },
+)
+"""A proof shows that the committed weights gave this output for this input. When it ran, what was
+charged and who read it stay the operator's word."""
+
 PRESETS: Final[Mapping[str, AssurancePolicy]] = MappingProxyType(
     {
         policy.name: policy
-        for policy in (SIGNED, LOGGED, AUDITED, ATTESTED, ATTESTED_SOFTWARE, ATTESTED_DEVELOPMENT)
+        for policy in (
+            SIGNED,
+            LOGGED,
+            AUDITED,
+            ATTESTED,
+            ATTESTED_SOFTWARE,
+            ATTESTED_DEVELOPMENT,
+            PROVEN,
+        )
     }
 )
 """Policies with names that people can say."""

@@ -8,11 +8,15 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from verispect.cli.outcome import EXIT_COULD_NOT_TELL, EXIT_DONE
 from verispect.cli.places import default_home
 from verispect.core.errors import Reason, RequestError, StoreError
+
+if TYPE_CHECKING:
+    from verispect.gateway.service import ServiceConfiguration
+    from verispect.ledger.log.operation import LogOperation
 
 _DEFAULT_PORT: Final = 8402
 _BACKLOG: Final = 2048
@@ -34,12 +38,33 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--openings-hours", type=int, default=24, help="how long openings can be fetched"
     )
+    parser.add_argument(
+        "--proof-seconds", type=int, default=600, help="when a promised proof is due"
+    )
     parser.add_argument("--threads", type=int, help="threads of the language engine")
     parser.add_argument(
         "--attester",
         metavar="CHOICE",
         help="vouch for the signing key: nitro, tdx, sev-snp, tpm:TCTI, software-tpm:TCTI or "
         "development:DIR",
+    )
+    parser.add_argument("--log", type=Path, metavar="DIR", help="keep a public log in this folder")
+    parser.add_argument(
+        "--log-keys", type=Path, default=home / "log-keys", help="key directory of the log"
+    )
+    parser.add_argument(
+        "--witness",
+        action="append",
+        default=[],
+        metavar="URL=VKEY",
+        help="a witness of the log; repeatable; a majority of them must co-sign",
+    )
+    parser.add_argument(
+        "--auditor",
+        action="append",
+        default=[],
+        metavar="NAME=KEY",
+        help="a verification node that may submit verdicts and read openings; repeatable",
     )
     parser.add_argument(
         "--upstream-key",
@@ -77,6 +102,8 @@ def run(arguments: argparse.Namespace) -> int:
         llama_threads=arguments.threads,
         upstream_key_variables=_pairs(arguments.upstream_key),
         attester=arguments.attester,
+        log=_log(arguments),
+        proof_seconds=arguments.proof_seconds,
     )
     listener = _listen(arguments.host, arguments.port)
     host, port = listener.getsockname()[:2]
@@ -119,16 +146,53 @@ def run(arguments: argparse.Namespace) -> int:
             workers=arguments.workers,
             **options,
         )
+        operation = _operate_log(configuration)
         Multiprocess(config, sockets=[listener]).run()
+        if operation is not None:
+            operation.stop()
         return EXIT_DONE
     prepare_process()
+    operation = _operate_log(configuration)
     server = uvicorn.Server(uvicorn.Config(service.application(), **options))
     server.run(sockets=[listener])
+    if operation is not None:
+        operation.stop()
     return EXIT_DONE if server.started else EXIT_COULD_NOT_TELL
 
 
+def _log(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """Return what the operator decided about the log, as worker processes get it."""
+    if arguments.log is None:
+        if arguments.witness or arguments.auditor:
+            raise RequestError("--witness and --auditor need --log", parameter="log")
+        return None
+    return {
+        "folder": str(arguments.log),
+        "keys": str(arguments.log_keys),
+        "witnesses": arguments.witness,
+        "auditors": arguments.auditor,
+    }
+
+
+def _operate_log(configuration: ServiceConfiguration) -> LogOperation | None:
+    """Start the one appender of this machine, beside the process or processes that serve."""
+    if configuration.log is None:
+        return None
+    from verispect.attesters.signer import Issuer
+    from verispect.gateway.log_service import LogConfiguration, operate_log
+
+    issuer = Issuer.load(Path(configuration.keys))
+    receipts = Path(configuration.state) / "receipts"
+    return operate_log(LogConfiguration(**configuration.log), issuer, receipts)
+
+
 def _check_numbers(arguments: argparse.Namespace) -> None:
-    for name, lowest in (("workers", 1), ("threads", 1), ("openings_hours", 0)):
+    for name, lowest in (
+        ("workers", 1),
+        ("threads", 1),
+        ("proof_seconds", 1),
+        ("openings_hours", 0),
+    ):
         value = getattr(arguments, name)
         if value is not None and value < lowest:
             option = name.replace("_", "-")

@@ -150,6 +150,7 @@ class Reason(StrEnum):
     MODEL_EXISTS = "model-exists"
     MASKS_EXHAUSTED = "masks-exhausted"
     ENGINE_FAILED = "engine-failed"
+    PROOF_FAILED = "proof-failed"
     ENGINE_UNAVAILABLE = "engine-unavailable"
     ENGINE_OVERLOADED = "engine-overloaded"
     ATTESTER_UNAVAILABLE = "attester-unavailable"

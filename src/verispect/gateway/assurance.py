@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from verispect.appraisal.policy import PRESETS, SIGNED, AssurancePolicy
+from verispect.appraisal.policy import AUDITED, LOGGED, PRESETS, SIGNED, AssurancePolicy
 from verispect.core.encoding import from_base64url
 from verispect.core.errors import Error, Reason, RequestError
 from verispect.core.statement import NONCE_BYTES
@@ -20,7 +20,7 @@ ATTESTATION_HEADER: Final = "verispect-attestation"
 NONCE_HEADER: Final = "verispect-nonce"
 DEFAULT_ASSURANCE: Final = "signed"
 
-KNOWN_WORDS: Final = frozenset({*PRESETS, "logged", "audited", "proven"})
+KNOWN_WORDS: Final = frozenset({*PRESETS, "logged", "audited"})
 """Every preset of the design; sums are written with `+`."""
 
 SIGNED_ONLY: Final[Mapping[str, AssurancePolicy]] = {SIGNED.name: SIGNED}
@@ -102,9 +102,10 @@ def wants_own_attestation(headers: Mapping[str, str], policy: AssurancePolicy) -
         RequestError: `invalid-request` for another word, or where no attestation is required.
     """
     word = headers.get(ATTESTATION_HEADER)
-    if word is None or (word == "session" and policy is not SIGNED):
+    attested = policy not in (SIGNED, LOGGED, AUDITED)
+    if word is None or (word == "session" and attested):
         return False
-    if word != "inference" or policy is SIGNED:
+    if word != "inference" or not attested:
         raise RequestError(
             "expected session or inference, together with an attested assurance",
             parameter="Verispect-Attestation",

@@ -41,6 +41,7 @@ _STATUS_OF_REASON: Final[Mapping[Reason, int]] = {
     Reason.CONFIDENTIAL_REPLAYED: 409,
     Reason.MODEL_CHANGED: 503,
     Reason.ENGINE_FAILED: 500,
+    Reason.PROOF_FAILED: 500,
     Reason.ENGINE_UNAVAILABLE: 503,
     Reason.ENGINE_OVERLOADED: 503,
     Reason.SERVER_OVERLOADED: 503,

@@ -209,7 +209,7 @@ def _served(model: RegisteredModel, record: Mapping[str, Any] | None) -> ServedM
         determinism=manifest.determinism.determinism,
         lanes=_LANES[manifest.model_format],
         qualification=record,
-        exact_by_definition=manifest.model_format is ModelFormat.INTEGER,
+        provable=manifest.model_format is ModelFormat.INTEGER,
         generation_defaults=manifest.generation_defaults,
     )
 

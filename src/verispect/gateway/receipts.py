@@ -15,10 +15,12 @@ import msgspec
 
 from verispect import __version__
 from verispect.appraisal.trusted_root import AcceptedModel, TrustedRoot
-from verispect.core.encoding import DIGEST_BYTES, to_base64url
+from verispect.core.encoding import DIGEST_BYTES, Digest, to_base64url
 from verispect.core.errors import Reason
 from verispect.core.receipt import InferenceReceipt
 from verispect.core.statement import INFERENCE_ID_BYTES, STATEMENT_VERSION
+from verispect.evidence.proof import KIND as PROOF_KIND
+from verispect.gateway import log_routes
 from verispect.gateway.assurance import DEFAULT_ASSURANCE, read_nonce
 from verispect.gateway.errors import HttpError
 from verispect.gateway.http import HttpRequest, HttpResponse
@@ -29,6 +31,7 @@ from verispect.ledger import StoredReceipt
 _PREFIX: Final = "/v1/receipts/"
 _RECORDS: Final = "/v1/records/"
 _OPENINGS: Final = "/openings"
+_PROOF: Final = "/proof"
 _RECEIPT_TYPE: Final = 'application/cose; cose-type="cose-sign1"'
 _OPENING_KEY_HEADER: Final = "verispect-opening-key"
 _HEX: Final = frozenset("0123456789abcdef")
@@ -38,13 +41,21 @@ async def retrieve_receipt(state: GatewayState, request: HttpRequest) -> HttpRes
     """Answer `GET /v1/receipts/{id}` and `GET /v1/receipts/{id}/openings`."""
     identifier = request.path.removeprefix(_PREFIX)
     wants_openings = identifier.endswith(_OPENINGS)
-    stored = _find(state, identifier.removesuffix(_OPENINGS))
+    if identifier.endswith(log_routes.LOG_PROOF_SUFFIX):
+        found = _find(state, identifier.removesuffix(log_routes.LOG_PROOF_SUFFIX))
+        return await log_routes.log_proof(state, request, Digest(found.receipt_id))
+    wants_proof = identifier.endswith(_PROOF)
+    stored = _find(state, identifier.removesuffix(_OPENINGS).removesuffix(_PROOF))
     if wants_openings:
         return _openings(state, request, stored)
+    if wants_proof:
+        return _proof_status(state, stored)
     receipt_id = stored.receipt_id.hex()
     receipt = stored.receipt
     if request.query.get("evidence") == "attached":
-        receipt = _with_evidence(state, receipt)
+        receipt = _with_evidence(state, receipt, stored.inference_id)
+        if state.log is not None:
+            receipt = await state.log.attach(receipt)
     headers = [("verispect-receipt-id", receipt_id)]
     if request.query.get("format") == "json":
         view = {
@@ -57,17 +68,35 @@ async def retrieve_receipt(state: GatewayState, request: HttpRequest) -> HttpRes
     return HttpResponse(200, receipt, _RECEIPT_TYPE, headers)
 
 
-def _with_evidence(state: GatewayState, data: bytes) -> bytes:
-    """Return the receipt with the evidence that its statement names, as far as it is here."""
+def _with_evidence(state: GatewayState, data: bytes, inference_id: bytes) -> bytes:
+    """Return the receipt with the evidence that its statement promises, as far as it is here."""
     receipt = InferenceReceipt.parse(data)
     attestation = state.recorder.attestation
     rows = []
+    proving = state.recorder.proving
     for promise in receipt.unverified_statement.evidence:
+        if promise.kind == PROOF_KIND and proving is not None:
+            proof = proving.find(inference_id)
+            if proof is not None:
+                rows.append(proof.to_row())
+            continue
         if promise.digest is not None and attestation is not None:
             entry = attestation.find(promise.digest)
             if entry is not None:
                 rows.append(entry.to_row())
     return replace(receipt.envelope, evidence=tuple(rows)).encode()
+
+
+def _proof_status(state: GatewayState, stored: StoredReceipt) -> HttpResponse:
+    """Answer where the promised proof of a receipt stands."""
+    proving = state.recorder.proving
+    status = proving.status(stored.inference_id) if proving is not None else None
+    if status is None:
+        raise HttpError(
+            "no proof of this inference was promised", status=404, reason=Reason.RECEIPT_NOT_FOUND
+        )
+    headers = [("cache-control", "no-store")]
+    return HttpResponse(200, msgspec.json.encode(status), headers=headers)
 
 
 async def retrieve_attestation(state: GatewayState, request: HttpRequest) -> HttpResponse:

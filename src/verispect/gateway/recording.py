@@ -14,12 +14,12 @@ import asyncio
 import hmac
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
-from verispect.appraisal.policy import SIGNED, AssurancePolicy
+from verispect.appraisal.policy import PROVEN, SIGNED, AssurancePolicy
 from verispect.attesters.signer import Issuer
 from verispect.core.commitments import SALT_BYTES, Opening, Part, encode_openings
 from verispect.core.encoding import Digest, encode_content, to_base64url
@@ -44,6 +44,7 @@ from verispect.gateway.assurance import (
 from verispect.gateway.attestation import KeyAttestation
 from verispect.gateway.http import Confidential, HttpRequest
 from verispect.gateway.metrics import Metrics
+from verispect.gateway.proving import Proving, wants_to_wait
 from verispect.gateway.published import PublishedRecords
 from verispect.gateway.recovery import encode_recovery
 from verispect.gateway.serving import ServedModel
@@ -60,6 +61,9 @@ _LANES: Final = {
     Lane.THROUGHPUT: ServedLane.THROUGHPUT,
 }
 _SIGNATURE_ONLY: Final = (PromisedEvidence("signature"),)
+
+Promises = Callable[[int], Sequence[PromisedEvidence]]
+"""Given the time in milliseconds, the evidence that is promised and by when."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ class Recorder:
         published: where engine identities are kept for whoever reads a receipt.
         metrics: counters, where the server keeps any.
         attestation: what vouches for the signing key, where this server attests.
+        proving: makes promised proofs, where this server proves.
     """
 
     def __init__(
@@ -92,7 +97,9 @@ class Recorder:
         published: PublishedRecords,
         metrics: Metrics | None = None,
         attestation: KeyAttestation | None = None,
+        proving: Proving | None = None,
     ) -> None:
+        self.proving = proving
         self.issuer = issuer
         self.store = store
         self.metrics = metrics
@@ -101,10 +108,28 @@ class Recorder:
         self.available = dict(SIGNED_ONLY)
         if attestation is not None:
             self.available[attestation.policy.name] = attestation.policy
+        if proving is not None:
+            self.available[PROVEN.name] = PROVEN
+        self._promises: dict[str, Promises] = {}
         self._opening_secret = opening_secret
         self._executed: dict[
             tuple[int, int, Lane], tuple[EngineIdentity, ServedModel, ExecutedModel]
         ] = {}
+
+    def offer(self, policy: AssurancePolicy, promises: Promises) -> None:
+        """Deliver `policy` too, with evidence that comes after the answer.
+
+        Args:
+            policy: the preset.
+            promises: gives the evidence that a statement signed at a time promises.
+        """
+        self.available[policy.name] = policy
+        self._promises[policy.name] = promises
+
+    def promised(self, policy: AssurancePolicy, now: int) -> Sequence[PromisedEvidence] | None:
+        """Return the evidence that comes later under `policy`; `None` where none does."""
+        promises = self._promises.get(policy.name)
+        return None if promises is None else promises(now)
 
     def begin(
         self,
@@ -139,12 +164,22 @@ class Recorder:
             served=served,
             requested_model=requested_model,
             lane=lane,
-            policy=(policy := required_assurance(request.headers, assurance, self.available)),
+            policy=(policy := self._required(request, assurance, served)),
             attest_inference=wants_own_attestation(request.headers, policy),
+            wait_for_proof=wants_to_wait(request.headers, proven=policy is PROVEN),
             nonce=caller_nonce(request.headers),
             received_at=request.received_at,
             confidential=request.confidential,
         )
+
+    def _required(
+        self, request: HttpRequest, assurance: str | None, served: ServedModel
+    ) -> AssurancePolicy:
+        """Return the policy that a request requires of this model."""
+        available = self.available
+        if self.proving is not None and not (served.provable and request.confidential is None):
+            available = {name: each for name, each in available.items() if each is not PROVEN}
+        return required_assurance(request.headers, assurance, available)
 
     def executed(self, identity: EngineIdentity, served: ServedModel, lane: Lane) -> ExecutedModel:
         """Return what a statement says of `served` on this engine, whose identity is published."""
@@ -181,6 +216,7 @@ class Inference:
         lane: Lane,
         policy: AssurancePolicy,
         attest_inference: bool,
+        wait_for_proof: bool,
         nonce: bytes | None,
         received_at: int,
         confidential: Confidential | None,
@@ -193,6 +229,7 @@ class Inference:
         self._lane = lane
         self._policy = policy
         self._attest_inference = attest_inference
+        self._wait_for_proof = wait_for_proof
         self._nonce = nonce
         self._received_at = received_at
         # The time in front keeps the store's index compact; 80 random bits keep it unguessable.
@@ -336,7 +373,10 @@ class Inference:
             raise RuntimeError("an inference is finished once")
         self._finished = True
         draft = self._statement(finish_reasons=finish_reasons, usage=usage)
-        if self._policy is not SIGNED:
+        release = False
+        if self._policy is PROVEN:
+            draft, release = await self._proven(draft)
+        elif self._policy is not SIGNED:
             draft = await self._attested(draft)
         new = NewReceipt(
             inference_id=self._id,
@@ -345,12 +385,17 @@ class Inference:
         )
         # Once asked for, the store writes it whether or not anybody still waits.
         stored = await self._recorder.store.issue(new)
+        if release and self._recorder.proving is not None:
+            await self._recorder.proving.release(self.identifier)
         if self._recorder.metrics is not None:
             self._recorder.metrics.issued(self._operation)
         return Issued(stored.receipt, stored.receipt_id.hex())
 
     async def _attested(self, draft: InferenceStatement) -> InferenceStatement:
-        """Name the attestation evidence that the caller required; it is on disk by now."""
+        """Name the evidence that the caller required: promised, or attested and on disk by now."""
+        promised = self._recorder.promised(self._policy, draft.completed_at)
+        if promised is not None:
+            return replace(draft, evidence=(*_SIGNATURE_ONLY, *promised))
         attestation = self._recorder.attestation
         assert attestation is not None  # No other policy was available.
         if self._attest_inference:
@@ -359,6 +404,18 @@ class Inference:
             entry = await attestation.session()
         named = PromisedEvidence(entry.kind, entry.digest())
         return replace(draft, evidence=(*_SIGNATURE_ONLY, named))
+
+    async def _proven(self, draft: InferenceStatement) -> tuple[InferenceStatement, bool]:
+        """Promise a proof, or name one that is there; say whether its job waits for the receipt."""
+        proving = self._recorder.proving
+        assert proving is not None  # The policy was not available otherwise.
+        return await proving.promise(
+            self.identifier,
+            draft,
+            self._openings,
+            model=self._served.name,
+            wait=self._wait_for_proof,
+        )
 
 
 def mint(draft: InferenceStatement, sequence: int, subject: str, issuer: Issuer) -> bytes:

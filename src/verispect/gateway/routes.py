@@ -15,6 +15,7 @@ from verispect.gateway import (
     completions,
     embeddings,
     health,
+    log_routes,
     models,
     open_inference,
     receipts,
@@ -101,6 +102,15 @@ _ROUTES: Final = (
     Route("/v1/models/{id}", {"GET": models.retrieve_model}, is_prefix=True),
     Route("/v1/receipts/{id}", {"GET": receipts.retrieve_receipt}, is_prefix=True),
     Route("/v1/records/{digest}", {"GET": receipts.retrieve_record}, is_prefix=True),
+    Route("/log/checkpoint", {"GET": log_routes.checkpoint}),
+    Route("/log/description", {"GET": log_routes.description}),
+    Route("/log/entries", {"POST": log_routes.submit}, takes_json=False),
+    Route("/log/tile/{path}", {"GET": log_routes.tile}, is_prefix=True),
+    Route("/log/receipts/{digest}", {"GET": log_routes.receipt}, is_prefix=True),
+    Route("/log/evidence/{digest}", {"GET": log_routes.evidence}, is_prefix=True),
+    Route(
+        "/log/openings/{digest}", {"POST": log_routes.openings}, is_prefix=True, takes_json=False
+    ),
     Route("/v1/attestation", {"GET": receipts.retrieve_attestation}),
     Route("/.well-known/verispect", {"GET": receipts.well_known}),
     Route("/v2", _DISPATCH, takes_json=False, takes_tensors=True),

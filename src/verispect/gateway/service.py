@@ -27,8 +27,10 @@ from verispect.gateway.app import Application, create_app
 from verispect.gateway.attestation import KeyAttestation
 from verispect.gateway.confidential import ConfidentialDoor
 from verispect.gateway.limits import Limits
+from verispect.gateway.log_service import LogConfiguration, open_door
 from verispect.gateway.metrics import Metrics
 from verispect.gateway.pool import EngineOptions, RegistryPool
+from verispect.gateway.proving import PROOF_SECONDS, Proving, can_prove
 from verispect.gateway.published import PublishedRecords
 from verispect.gateway.recording import Recorder, mint
 from verispect.gateway.recovery import decode_recovery
@@ -60,6 +62,12 @@ class ServiceConfiguration:
     llama_threads: int | None = None
     upstream_key_variables: dict[str, str] = field(default_factory=dict)
     """By model name, the environment variable that holds the upstream's API key."""
+
+    proof_seconds: int = PROOF_SECONDS
+    """When a promised proof is due after its answer."""
+
+    log: dict[str, Any] | None = None
+    """Of a server that keeps a public log, the fields of its `LogConfiguration`."""
 
     attester: str | None = None
     """Which attester vouches for the signing key (`verispect.attesters.choice`)."""
@@ -118,6 +126,13 @@ class Service:
         published = PublishedRecords(state / "records")
         for name in pool.names():
             published.publish(pool.manifest(name).to_bytes())
+        proving = None
+        if can_prove() and any(pool.find(name).provable for name in pool.names()):
+            proving = Proving(
+                Path(configuration.registry),
+                state / "proofs.sqlite",
+                seconds=configuration.proof_seconds,
+            )
         self.recorder = Recorder(
             issuer,
             self.store,
@@ -125,7 +140,11 @@ class Service:
             published=published,
             metrics=metrics,
             attestation=attestation,
+            proving=proving,
         )
+        log = None
+        if configuration.log is not None:
+            log = open_door(LogConfiguration(**configuration.log), self.recorder)
         responses = ResponseStore(state / "responses.sqlite")
         self.state = GatewayState(
             pool=pool,
@@ -134,6 +153,7 @@ class Service:
             limits=limits,
             metrics=metrics,
             confidential=door,
+            log=log,
             on_start=self._start,
             on_stop=self._stop,
         )
@@ -148,7 +168,13 @@ class Service:
         if self.recorder.attestation is not None:
             await self.recorder.attestation.session()
         await self.recover()
+        if self.recorder.proving is not None:
+            self.recorder.proving.jobs.recover(self._has_receipt)
+            await self.recorder.proving.start()
         self._eraser = asyncio.create_task(self._erase_openings())
+
+    def _has_receipt(self, inference_id: bytes) -> bool:
+        return self.store.find(inference_id) is not None
 
     async def recover(self) -> int:
         """Sign the receipts of streams whose process died, and return how many there were."""
@@ -178,8 +204,12 @@ class Service:
     async def _stop(self) -> None:
         if self._eraser is not None:
             self._eraser.cancel()
+        if self.recorder.proving is not None:
+            await self.recorder.proving.stop()
         await self.state.pool.close()
         self._responses.close()
+        if self.state.log is not None:
+            self.state.log.close()
         await self.store.close()
 
 

@@ -32,14 +32,14 @@ class ServedModel:
     lanes: tuple[Lane, ...] = (Lane.THROUGHPUT,)
     qualification: Mapping[str, Any] | None = None
     """The record that the determinism class rests on; the class holds for that engine alone."""
-    exact_by_definition: bool = False
-    """An integer model, whose specification leaves an engine no choice."""
+    provable: bool = False
+    """An integer model with committed weights; its specification leaves an engine no choice."""
     generation_defaults: Mapping[str, int | float] = field(default_factory=dict)
     """Sampler settings of the manifest, for a request that does not say."""
 
     def determinism_on(self, engine: EngineIdentity) -> Determinism:
         """Return the class that may be stated when `engine` runs the model."""
-        if self.exact_by_definition:
+        if self.provable:
             return self.determinism
         if self.qualification is None or not was_qualified_on(
             self.qualification, engine.to_content()

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from verispect.gateway.confidential import ConfidentialDoor
 from verispect.gateway.limits import Limits
+from verispect.gateway.log_door import LogDoor
 from verispect.gateway.metrics import Metrics
 from verispect.gateway.recording import Recorder
 from verispect.gateway.response_store import ResponseStore
@@ -25,6 +26,8 @@ class GatewayState:
     """Where `/v1/responses` keeps answers; without it `store` must be false."""
     confidential: ConfidentialDoor | None = None
     """Opens encrypted requests; `None` where this server attests no key for them."""
+    log: LogDoor | None = None
+    """Serves the public log; `None` where this server keeps none."""
     on_start: Callable[[], Awaitable[None]] | None = None
     """Awaited at the start of the application's lifespan."""
     on_stop: Callable[[], Awaitable[None]] | None = None

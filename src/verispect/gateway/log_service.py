@@ -1,0 +1,157 @@
+"""Puts the log of a gateway together from what the operator decided: folder, key, witnesses, nodes.
+
+Every process of a gateway has a door (`log_door`); one process of a machine operates the log
+(`operate_log`). The log's key is its own, in a folder of its own, made at the first start.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from verispect.appraisal.policy import AUDITED, LOGGED
+from verispect.attesters.signer import KEY_FILE, Issuer
+from verispect.core.errors import MalformedError, Reason
+from verispect.core.keys import PublicKey
+from verispect.gateway.log_door import LogDoor, LogSettings
+from verispect.gateway.recording import Recorder
+from verispect.ledger.log.description import LogDescription
+from verispect.ledger.log.embedded import LogFolder
+from verispect.ledger.log.operation import LogOperation
+from verispect.ledger.log.sources import ReceiptOutbox
+from verispect.ledger.log.submission import Parties
+from verispect.ledger.log.witnesses import Witness
+from verispect.ledger.schema import DATABASE_NAME
+from verispect.tlog.cosignature import WitnessPolicy
+from verispect.tlog.status_table import NodePolicy, TrustedNode
+
+POOL_SECONDS: Final = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class LogConfiguration:
+    """What an operator decides about its log; all of it text, for worker processes."""
+
+    folder: str
+    keys: str
+    witnesses: Sequence[str] = ()
+    """Each `URL=VKEY`."""
+    witness_threshold: int | None = None
+    """How many must co-sign; a majority where `None`."""
+    auditors: Sequence[str] = ()
+    """Each `NAME=KEY`."""
+    auditor_threshold: int | None = None
+    """How many verdicts make `audited`; a majority where `None`."""
+
+
+def majority(count: int) -> int:
+    """Return how many of `count` are more than half; 0 of none."""
+    return count // 2 + 1 if count else 0
+
+
+def parse_auditor(text: str) -> TrustedNode:
+    """Read `NAME=KEY`.
+
+    Raises:
+        MalformedError: `malformed-key`.
+    """
+    name, separator, key = text.rpartition("=")
+    if not separator or not name:
+        raise MalformedError("expected an auditor as NAME=KEY", reason=Reason.MALFORMED_KEY)
+    return TrustedNode(name, PublicKey.from_text(key))
+
+
+def _threshold(chosen: int | None, count: int) -> int:
+    return majority(count) if chosen is None else chosen
+
+
+def log_settings(configuration: LogConfiguration, issuer: Issuer) -> LogSettings:
+    """Open the log's folder, made where there is none, and read who may do what.
+
+    Args:
+        configuration: what the operator decided.
+        issuer: whose receipts the log takes.
+
+    Raises:
+        MalformedError: `malformed-key`, `malformed-policy`.
+        StoreError: `store-failed`, `store-conflict` where the folder is another log's.
+    """
+    signer = _log_key(configuration, issuer)
+    folder = LogFolder.create(
+        Path(configuration.folder), LogDescription(signer.name), signer=signer.signer
+    )
+    witnesses = [Witness.parse(text) for text in configuration.witnesses]
+    nodes = [parse_auditor(text) for text in configuration.auditors]
+    return LogSettings(
+        folder=folder,
+        parties=Parties(
+            issuer.name,
+            issuer.signer.public_key,
+            NodePolicy(_threshold(configuration.auditor_threshold, len(nodes)), nodes),
+        ),
+        witnesses=WitnessPolicy(
+            _threshold(configuration.witness_threshold, len(witnesses)),
+            [witness.key for witness in witnesses],
+        ),
+    )
+
+
+def open_door(configuration: LogConfiguration, recorder: Recorder) -> LogDoor:
+    """Return the log's door, and let the recorder offer what it makes possible.
+
+    `logged` needs a witness, or its receipts would show no time; `audited` needs a node too.
+
+    Raises:
+        MalformedError: `malformed-key`, `malformed-policy`.
+        StoreError: `store-failed`, `store-conflict`, `store-locked`.
+    """
+    settings = log_settings(configuration, recorder.issuer)
+    door = LogDoor(settings)
+    if settings.witnesses.threshold:
+        recorder.offer(LOGGED, lambda now: door.promises(LOGGED.name, now=now))
+        if settings.parties.auditors.threshold:
+            recorder.offer(AUDITED, lambda now: door.promises(AUDITED.name, now=now))
+    return door
+
+
+def operate_log(configuration: LogConfiguration, issuer: Issuer, receipts: Path) -> LogOperation:
+    """Start to operate the log: follow the receipts, integrate, ask the witnesses.
+
+    Args:
+        configuration: what the operator decided.
+        issuer: whose receipts the log takes.
+        receipts: the folder of the receipt store.
+
+    Raises:
+        MalformedError: `malformed-key`, `malformed-policy`.
+        StoreError: `store-failed`, `store-conflict`.
+    """
+    settings = log_settings(configuration, issuer)
+    operation = LogOperation(
+        settings.folder,
+        _log_key(configuration, issuer).signer,
+        sources=[ReceiptOutbox(receipts / DATABASE_NAME)],
+        witnesses=[Witness.parse(text) for text in configuration.witnesses],
+        threshold=settings.witnesses.threshold,
+        pool_seconds=POOL_SECONDS,
+    )
+    operation.start()
+    return operation
+
+
+def _log_key(configuration: LogConfiguration, issuer: Issuer) -> Issuer:
+    """Return the log's own key; its name is the log's origin."""
+    directory = Path(configuration.keys)
+    if not (directory / KEY_FILE).exists():
+        host = issuer.name.partition("://")[2] or issuer.name
+        origin = host.replace(" ", "-").replace("+", "-").rstrip("/") + "/log"
+        return Issuer.create(
+            directory,
+            name=origin,
+            development=issuer.development,
+            now=time.time_ns() // 1_000_000,
+        )
+    return Issuer.load(directory)
