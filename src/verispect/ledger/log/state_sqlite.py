@@ -18,6 +18,7 @@ from verispect.core.errors import Reason, StoreError
 from verispect.ledger.log.groups import join, new_entries, split
 from verispect.ledger.log.interface import (
     GROUP_ENTRIES,
+    MAX_ACCEPTED,
     CheckpointRecord,
     Cursor,
     EvidenceRecord,
@@ -25,6 +26,8 @@ from verispect.ledger.log.interface import (
     NewEntry,
     Placed,
 )
+from verispect.ledger.log.tables_sqlite import statements
+from verispect.ledger.log.turns import turns_at
 from verispect.ledger.schema import is_locked, open_writer
 
 APPLICATION_ID: Final = 0x5653504C
@@ -37,63 +40,6 @@ CHECKPOINT_PAGES: Final = 16_384
 """The index grows at random places: the longer a page waits in the WAL, the more it gathers."""
 
 _KEYS_PER_QUERY: Final = 500
-
-_TABLES: Final = """
-CREATE TABLE head (
-  one INTEGER PRIMARY KEY CHECK (one = 1),
-  generation INTEGER NOT NULL,
-  sequenced INTEGER NOT NULL CHECK (sequenced >= size),
-  size INTEGER NOT NULL,
-  root BLOB NOT NULL,
-  integrated_at INTEGER NOT NULL
-) STRICT;
-
--- Leaves that have an index and are not yet in the tree.
-CREATE TABLE waiting (
-  start INTEGER PRIMARY KEY, count INTEGER NOT NULL, leaves BLOB NOT NULL
-) STRICT;
-
--- Receipts that came with their entries, in groups that start at that index.
-CREATE TABLE receipts (
-  start INTEGER PRIMARY KEY, count INTEGER NOT NULL, receipts BLOB NOT NULL
-) STRICT;
-
-CREATE TABLE leaf_index (
-  key BLOB PRIMARY KEY CHECK (length(key) = 32), leaf INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
-
-CREATE TABLE cursors (name TEXT PRIMARY KEY, position INTEGER NOT NULL) STRICT, WITHOUT ROWID;
-
-CREATE TABLE checkpoints (
-  size INTEGER PRIMARY KEY,
-  root BLOB NOT NULL,
-  note BLOB NOT NULL,
-  cose_protected BLOB NOT NULL,
-  cose_signature BLOB NOT NULL,
-  integrated_at INTEGER NOT NULL
-) STRICT;
-
-CREATE TABLE cosignatures (
-  size INTEGER NOT NULL REFERENCES checkpoints (size), line TEXT NOT NULL,
-  PRIMARY KEY (size, line)
-) STRICT, WITHOUT ROWID;
-
-CREATE TABLE evidence (
-  receipt BLOB NOT NULL,
-  kind TEXT NOT NULL,
-  evidence BLOB NOT NULL,
-  endorsements BLOB,
-  size INTEGER NOT NULL,
-  delivered_at INTEGER NOT NULL,
-  PRIMARY KEY (receipt, evidence)
-) STRICT, WITHOUT ROWID;
-
-CREATE TRIGGER checkpoints_are_not_updated BEFORE UPDATE ON checkpoints
-BEGIN SELECT RAISE(ABORT, 'checkpoints are append-only'); END;
-
-CREATE TRIGGER index_is_not_updated BEFORE UPDATE ON leaf_index
-BEGIN SELECT RAISE(ABORT, 'an entry keeps its index'); END;
-"""
 
 
 @contextlib.contextmanager
@@ -121,6 +67,7 @@ class SqliteState:
     def __init__(self, path: Path, *, cache_kibibytes: int = CACHE_KIBIBYTES) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._connection = open_writer(path, busy_milliseconds=BUSY_MILLISECONDS)
+        self._turns = turns_at(path)
         with _our_errors("open"):
             self._connection.execute(f"PRAGMA cache_size = -{cache_kibibytes}")
             self._connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
@@ -133,7 +80,7 @@ class SqliteState:
         (version,) = self._connection.execute("PRAGMA user_version").fetchone()
         (tables,) = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
         if (application, version, tables) == (0, 0, 0):
-            for statement in _statements(_TABLES):
+            for statement in statements():
                 self._connection.execute(statement)
             self._connection.execute("INSERT INTO head VALUES (1, 0, 0, 0, ?, 0)", (Head().root,))
             self._connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
@@ -148,21 +95,21 @@ class SqliteState:
 
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._connection.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._connection.execute("COMMIT")
-        except BaseException:
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.execute("ROLLBACK")
-            raise
+        with self._turns.turn():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                with contextlib.suppress(sqlite3.Error):
+                    self._connection.execute("ROLLBACK")
+                raise
 
     # -- the appender ---------------------------------------------------------------------------
 
     def take_over(self) -> int:
         """Return a generation above all before (`LogState.take_over`)."""
-        with _our_errors("take over"):
-            # One statement is one commit.
+        with _our_errors("take over"), self._transaction():
             (generation,) = self._connection.execute(
                 "UPDATE head SET generation = generation + 1 RETURNING generation"
             ).fetchone()
@@ -231,10 +178,15 @@ class SqliteState:
         """Give each entry an index (`LogState.accept`)."""
         with _our_errors("accept into"), self._transaction():
             (start,) = self._connection.execute("SELECT sequenced FROM head").fetchone()
-            known = self._find([entry.key for entry in entries])
-            placed, fresh = new_entries(entries, known, start)
-            if fresh:
-                self._insert(fresh, start)
+            if self._index(entries, start):
+                placed = [Placed(index, True) for index in range(start, start + len(entries))]
+                fresh: Sequence[NewEntry] = entries
+            else:
+                known = self._find([entry.key for entry in entries])
+                placed, fresh = new_entries(entries, known, start)
+                if not self._index(fresh, start):
+                    raise StoreError("the index changed meanwhile", reason=Reason.STORE_FAILED)
+            self._keep(fresh, start)
             if cursor is not None:
                 self._connection.execute(
                     "INSERT INTO cursors VALUES (?, ?)"
@@ -243,12 +195,33 @@ class SqliteState:
                 )
         return placed
 
-    def _insert(self, fresh: Sequence[NewEntry], start: int) -> None:
+    def _index(self, entries: Sequence[NewEntry], start: int) -> bool:
+        """Give these entries the indexes from `start` on, or none of them if one is known.
+
+        Nearly all entries are new, and to try is cheaper than to ask first.
+        """
+        if len(entries) > MAX_ACCEPTED:
+            raise ValueError(f"expected at most {MAX_ACCEPTED} entries, got {len(entries)}")
+        # In the order of the index, neighbours go to one page while it is at hand.
+        rows = sorted((entry.key, index) for index, entry in enumerate(entries, start))
+        self._connection.execute("SAVEPOINT entries")
+        try:
+            self._connection.executemany("INSERT INTO leaf_index VALUES (?, ?)", rows)
+        except sqlite3.IntegrityError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY:
+                raise
+            self._connection.execute("ROLLBACK TO entries")
+            return False
+        finally:
+            with contextlib.suppress(sqlite3.Error):
+                self._connection.execute("RELEASE entries")
+        return True
+
+    def _keep(self, fresh: Sequence[NewEntry], start: int) -> None:
+        """Keep the leaves until they are in the tree, and the receipts."""
+        if not fresh:
+            return
         execute = self._connection.execute
-        self._connection.executemany(
-            "INSERT INTO leaf_index VALUES (?, ?)",
-            [(entry.key, index) for index, entry in enumerate(fresh, start)],
-        )
         for first in range(0, len(fresh), GROUP_ENTRIES):
             group = fresh[first : first + GROUP_ENTRIES]
             row = (start + first, len(group))
@@ -363,13 +336,3 @@ class SqliteState:
     def close(self) -> None:
         """Let go of the database."""
         self._connection.close()
-
-
-def _statements(script: str) -> Iterator[str]:
-    """Split a script, because `executescript` commits what is open first."""
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
