@@ -90,7 +90,7 @@ async def model_metadata(state: GatewayState, served: ServedModel, name: str) ->
         {
             "name": name,
             "versions": [MODEL_VERSION],
-            "platform": "onnx_onnxruntime",
+            "platform": "verispect_integer" if served.provable else "onnx_onnxruntime",
             "inputs": [_described(item) for item in model.inputs],
             "outputs": [_described(item) for item in model.outputs],
         }
