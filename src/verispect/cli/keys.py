@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from verispect.appraisal.attestation_trust import NO_ATTESTATION, AttestationTrust
 from verispect.appraisal.trusted_root import AcceptedModel, TrustedRoot
 from verispect.cli.files import to_json, write_file
 from verispect.cli.places import default_home
+
+if TYPE_CHECKING:
+    from verispect.evidence.log_trust import LogTrust
 
 _IMAGE_REGISTERS: Final = ("pcr0", "pcr1", "pcr2")
 """What an image of a Nitro enclave is measured into."""
@@ -37,6 +40,21 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="also accept this emulated enclave, as development evidence",
     )
     root.add_argument("--registry", type=Path, help="also list the models of this registry")
+    root.add_argument("--log-key", metavar="VKEY", help="also trust this log to be itself")
+    root.add_argument(
+        "--witness-key",
+        action="append",
+        default=[],
+        metavar="VKEY",
+        help="a witness of the log; repeatable; a majority of them must have co-signed",
+    )
+    root.add_argument(
+        "--node",
+        action="append",
+        default=[],
+        metavar="NAME=KEY",
+        help="a verification node; repeatable; a majority of them decides",
+    )
     for action in (new, show, root):
         action.add_argument(
             "--keys", type=Path, default=default_home() / "keys", help="key directory"
@@ -61,6 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
             [issuer.trusted_key()],
             _models(arguments.registry),
             attestation=_development_trust(arguments.development_enclave),
+            log_trust=_log_trust(arguments),
         )
         write_file(arguments.out, root.to_json())
         print(f"wrote {arguments.out}: issuer {issuer.name}, {len(root.models)} models")
@@ -91,6 +110,24 @@ def _development_trust(directory: Path | None) -> AttestationTrust:
         if name in _IMAGE_REGISTERS
     }
     return AttestationTrust(anchors=(anchor,), measurements={anchor.technology: registers})
+
+
+def _log_trust(arguments: argparse.Namespace) -> LogTrust:
+    """Return trust in the log, the witnesses and the nodes that were named; k is a majority."""
+    from verispect.evidence.log_trust import LogTrust, majority, parse_node
+    from verispect.tlog.checkpoint import TrustedLog
+    from verispect.tlog.cosignature import WitnessPolicy
+    from verispect.tlog.note import VerifierKey
+    from verispect.tlog.status_table import NodePolicy
+
+    log_keys = [VerifierKey.parse(arguments.log_key)] if arguments.log_key else []
+    witnesses = [VerifierKey.parse(text) for text in arguments.witness_key]
+    nodes = [parse_node(text) for text in arguments.node]
+    return LogTrust(
+        [TrustedLog(key.name, [key]) for key in log_keys],
+        WitnessPolicy(majority(len(witnesses)), witnesses),
+        NodePolicy(majority(len(nodes)), nodes),
+    )
 
 
 def _models(registry_path: Path | None) -> list[AcceptedModel]:

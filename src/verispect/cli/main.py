@@ -22,9 +22,11 @@ from verispect.cli import (
     keys,
     log,
     models,
+    node,
     plumbing,
     policy,
     serve,
+    status,
     verify,
 )
 from verispect.cli.outcome import EXIT_COULD_NOT_TELL, EXIT_INTERRUPTED, EXIT_USAGE, tell_error
@@ -39,6 +41,8 @@ _COMMANDS: Final = (
     models,
     keys,
     log,
+    status,
+    node,
     anchor,
     policy,
     attest,

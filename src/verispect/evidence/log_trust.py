@@ -74,6 +74,23 @@ class LogTrust:
         )
 
 
+def majority(count: int) -> int:
+    """Return how many of `count` are more than half; 0 of none."""
+    return count // 2 + 1 if count else 0
+
+
+def parse_node(text: str) -> TrustedNode:
+    """Read `NAME=KEY`.
+
+    Raises:
+        MalformedError: `malformed-key`.
+    """
+    name, separator, key = text.rpartition("=")
+    if not separator or not 0 < len(name) <= MAX_NODE_NAME_CHARACTERS or not name.isprintable():
+        raise MalformedError("expected a node as NAME=KEY", reason=Reason.MALFORMED_KEY)
+    return TrustedNode(name, PublicKey.from_text(key))
+
+
 NO_LOGS: Final = LogTrust()
 """Trusts no log, no witness and no node."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from verispect.appraisal.policy import AUDITED, LOGGED, PRESETS, SIGNED, AssurancePolicy
+from verispect.appraisal.policy import PRESETS, SIGNED, AssurancePolicy
 from verispect.core.encoding import from_base64url
 from verispect.core.errors import Error, Reason, RequestError
 from verispect.core.statement import NONCE_BYTES
@@ -102,7 +102,7 @@ def wants_own_attestation(headers: Mapping[str, str], policy: AssurancePolicy) -
         RequestError: `invalid-request` for another word, or where no attestation is required.
     """
     word = headers.get(ATTESTATION_HEADER)
-    attested = policy not in (SIGNED, LOGGED, AUDITED)
+    attested = policy.name.startswith("attested")
     if word is None or (word == "session" and attested):
         return False
     if word != "inference" or not attested:

@@ -53,7 +53,7 @@ class LogDoor:
 
     def __init__(self, settings: LogSettings) -> None:
         self._settings = settings
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="verispect-log-door")
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="log-door")
         self._state = settings.folder.open_state()
         tiles = settings.folder.tiles
         origin, key = settings.folder.origin, settings.folder.key.key

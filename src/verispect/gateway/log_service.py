@@ -14,8 +14,7 @@ from typing import Final
 
 from verispect.appraisal.policy import AUDITED, LOGGED
 from verispect.attesters.signer import KEY_FILE, Issuer
-from verispect.core.errors import MalformedError, Reason
-from verispect.core.keys import PublicKey
+from verispect.evidence.log_trust import majority, parse_node
 from verispect.gateway.log_door import LogDoor, LogSettings
 from verispect.gateway.recording import Recorder
 from verispect.ledger.log.description import LogDescription
@@ -26,7 +25,7 @@ from verispect.ledger.log.submission import Parties
 from verispect.ledger.log.witnesses import Witness
 from verispect.ledger.schema import DATABASE_NAME
 from verispect.tlog.cosignature import WitnessPolicy
-from verispect.tlog.status_table import NodePolicy, TrustedNode
+from verispect.tlog.status_table import NodePolicy
 
 POOL_SECONDS: Final = 0.5
 
@@ -45,23 +44,6 @@ class LogConfiguration:
     """Each `NAME=KEY`."""
     auditor_threshold: int | None = None
     """How many verdicts make `audited`; a majority where `None`."""
-
-
-def majority(count: int) -> int:
-    """Return how many of `count` are more than half; 0 of none."""
-    return count // 2 + 1 if count else 0
-
-
-def parse_auditor(text: str) -> TrustedNode:
-    """Read `NAME=KEY`.
-
-    Raises:
-        MalformedError: `malformed-key`.
-    """
-    name, separator, key = text.rpartition("=")
-    if not separator or not name:
-        raise MalformedError("expected an auditor as NAME=KEY", reason=Reason.MALFORMED_KEY)
-    return TrustedNode(name, PublicKey.from_text(key))
 
 
 def _threshold(chosen: int | None, count: int) -> int:
@@ -84,7 +66,7 @@ def log_settings(configuration: LogConfiguration, issuer: Issuer) -> LogSettings
         Path(configuration.folder), LogDescription(signer.name), signer=signer.signer
     )
     witnesses = [Witness.parse(text) for text in configuration.witnesses]
-    nodes = [parse_auditor(text) for text in configuration.auditors]
+    nodes = [parse_node(text) for text in configuration.auditors]
     return LogSettings(
         folder=folder,
         parties=Parties(

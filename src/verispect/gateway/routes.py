@@ -105,7 +105,7 @@ _ROUTES: Final = (
     Route("/log/checkpoint", {"GET": log_routes.checkpoint}),
     Route("/log/description", {"GET": log_routes.description}),
     Route("/log/entries", {"POST": log_routes.submit}, takes_json=False),
-    Route("/log/tile/{path}", {"GET": log_routes.tile}, is_prefix=True),
+    Route("/log/tile/{tile}", {"GET": log_routes.tile}, is_prefix=True),
     Route("/log/receipts/{digest}", {"GET": log_routes.receipt}, is_prefix=True),
     Route("/log/evidence/{digest}", {"GET": log_routes.evidence}, is_prefix=True),
     Route(

@@ -78,6 +78,8 @@ class _Row:
     """Per kind, how many promises were kept."""
     affirming: set[str] = field(default_factory=set)
     """Names of nodes that found the execution good."""
+    withheld_from: set[str] = field(default_factory=set)
+    """Names of nodes that did not get what the log names."""
     affirmed: bool = False
     refuted: bool = False
     state: State = State.PENDING
@@ -219,6 +221,10 @@ class StatusReplay:
             return
         refuting = [each for each in verdict.findings if each.outcome is Outcome.REFUTED]
         affirming = [each for each in verdict.findings if each.outcome is Outcome.AFFIRMED]
+        if any(each.reason == Reason.RECEIPT_WITHHELD.value for each in verdict.findings):
+            row.withheld_from.add(node.name)
+            if len(row.withheld_from) >= self._nodes.threshold:
+                self._decide(row, State.FAILED, Reason.RECEIPT_WITHHELD)
         if refuting:
             row.refuted = True
             reason = _reason(refuting[0].reason)
@@ -302,7 +308,12 @@ _MAX_GAP: Final = 4096
 """Missing numbers that are remembered of one gap: a number out of thin air must cost nothing."""
 
 _OWN_FAILURES: Final = frozenset(
-    (Reason.EVIDENCE_LATE, Reason.EVIDENCE_OVERDUE, Reason.SEQUENCE_REUSED)
+    (
+        Reason.EVIDENCE_LATE,
+        Reason.EVIDENCE_OVERDUE,
+        Reason.SEQUENCE_REUSED,
+        Reason.RECEIPT_WITHHELD,
+    )
 )
 """Failures that no verdict brought about; whatever nodes say later, they stand."""
 
