@@ -17,31 +17,46 @@ from typing import Final
 import numpy as np
 
 from verispect.proof import layout
+from verispect.proof.field import BASE_BYTES, ELEMENT_BYTES
 from verispect.proof.graph import Affine, Convolve, Graph, Maximum, Multiply
 from verispect.proof.graph_parts import Window
-from verispect.proof.parameters import Code, ProofShape, proof_shape, sum_variables
+from verispect.proof.merkle import HASH_BYTES, SALT_BYTES
+from verispect.proof.parameters import (
+    Code,
+    ProofShape,
+    block_variables,
+    proof_shape,
+    sum_variables,
+)
 from verispect.proof.prover import kernels_sumcheck as kernels
+from verispect.proof.prover.commit import KEPT_BYTES
 
 _LEAF: Final = 200.0
 """Nanoseconds per leaf of the lookups, filling, building and proving the tree."""
-_CODE_WORD: Final = 9.0
-"""Per element of a code word, its share of the leaf's hash included."""
-_PLACE: Final = 2600.0
+_CODE_WORD: Final = 1.5
+"""Per element of a code word and binary logarithm of a row's length."""
+_HASHED: Final = 4.0
+"""Per element of a code word, in its leaf's hash."""
+_AGAIN: Final = 0.17
+"""Per entry and position, where code words are too many to be kept and are computed again."""
+_PLACE: Final = 1400.0
 """Per place of a code: two hashes, and what Python adds."""
-_ENTRY: Final = 10.0
+_ENTRY: Final = 6.0
 """Per committed entry: padding, contractions and the combination."""
-_PRODUCT: Final = 90.0
+_PRODUCT: Final = 60.0
 """Per entry of a node's sum."""
 _ACCUMULATION: Final = 0.6
 """Per multiplication of the run itself."""
-_ROUND: Final = 70_000.0
+_ROUND: Final = 45_000.0
 """Per message: Python, hashing, and the kernels' calls."""
-_OPENED: Final = 40_000.0
+_OPENED: Final = 8_000.0
 """Per position: columns and nodes."""
-_POLYNOMIAL: Final = 120_000.0
+_POLYNOMIAL: Final = 100_000.0
 """Per polynomial: its views."""
-_REFERENCE: Final = 65_000.0
+_REFERENCE: Final = 22_000.0
 """What the calibration took, in nanoseconds, where these numbers were measured."""
+_REST: Final = 400
+"""Octets of a proof beside its long fields."""
 _RESIDENT: Final = 220 << 20
 """What Python, NumPy and compiled kernels take before any work."""
 
@@ -75,7 +90,7 @@ def estimate(
     """
     shape = proof_shape(graph, batch, code, hidden_input=hidden_input)
     nanoseconds = _work(graph, shape, batch) / (speed or calibrate())
-    return Estimate(nanoseconds / 1e9, _memory(graph, shape, batch), shape.expected_bytes)
+    return Estimate(nanoseconds / 1e9, _memory(graph, shape, batch), proof_bytes(shape))
 
 
 def calibrate() -> float:
@@ -90,15 +105,41 @@ def calibrate() -> float:
     return _REFERENCE / max(best, 1)
 
 
+def proof_bytes(shape: ProofShape) -> int:
+    """Return the size of a proof whose positions differ as often as they do on average."""
+    code = shape.code
+    known = distinct = _hit(code.length, code.queries)
+    shown = 0.0
+    for level in range(code.log_length):
+        # Shown are the siblings that are not known: two for every parent, less those that are.
+        parents = _hit(code.length >> (level + 1), distinct)
+        shown += max(0.0, 2 * parents - known)
+        known = parents
+    columns = sum(
+        BASE_BYTES * rows + (SALT_BYTES if code.hides else 0) for rows in shape.row_counts
+    )
+    opened = distinct * columns + shown * HASH_BYTES * len(shape.row_counts)
+    return round(opened) + ELEMENT_BYTES * (shape.sent_elements + code.degree_bound) + _REST
+
+
+def _hit(places: int, draws: float) -> float:
+    """Return how many of `places` are drawn on average."""
+    return places * -math.expm1(draws * math.log1p(-1 / places)) if places > 1 else 1.0
+
+
 def _committed(shape: ProofShape) -> list[int]:
     """Return the rows committed to for every proof: all but the weights."""
     return list(shape.row_counts[1:])
 
 
 def _work(graph: Graph, shape: ProofShape, batch: int) -> float:
-    code = shape.code
+    code, hidden = shape.code, shape.hidden_input
     rows = _committed(shape)
-    committed = sum(rows) * code.length * _CODE_WORD + len(rows) * code.length * _PLACE
+    word = _CODE_WORD * code.column_variables + _HASHED
+    committed = sum(rows) * code.length * word + len(rows) * code.length * _PLACE
+    unkept = [count for count in shape.row_counts if count * code.length * 8 > KEPT_BYTES]
+    again = sum(unkept) * code.columns * code.queries * _AGAIN
+    used = sum(1 << count for count in block_variables(graph, batch, hidden_input=hidden))
     entries = sum(shape.row_counts) * code.columns * _ENTRY
     sums = sum(1 << count for count in sum_variables(graph, batch)) * _PRODUCT
     messages = shape.message_elements / 3 + shape.products * 4
@@ -106,13 +147,14 @@ def _work(graph: Graph, shape: ProofShape, batch: int) -> float:
     tails = shape.row_counts[0] * (code.degree_bound - code.columns) * 20.0
     return (
         committed
+        + again
         + entries
         + sums
         + tails
         + opened
         + messages * _ROUND
         + shape.polynomials * _POLYNOMIAL
-        + float(1 << shape.leaf_variables) * _LEAF
+        + used * _LEAF
         + batch * multiplications(graph) * _ACCUMULATION
     )
 
@@ -149,7 +191,7 @@ def _memory(graph: Graph, shape: ProofShape, batch: int) -> int:
         for each in layout.witness_arrays(graph, batch, hidden_input=shape.hidden_input)
     )
     matrices = 4 * code.columns * sum(shape.row_counts)
-    words = sum(min(8 * rows * code.length, 1 << 28) for rows in shape.row_counts)
+    words = sum(min(8 * rows * code.length, KEPT_BYTES) for rows in shape.row_counts)
     tree = 64 << shape.leaf_variables
     sums = sum(48 << count for count in sum_variables(graph, batch))
     return _RESIDENT + 16 * weights + 2 * arrays + matrices + words + tree + sums
