@@ -7,6 +7,7 @@ refused has a reason; what came twice has its first place.
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
@@ -109,7 +110,8 @@ class Ingest:
                 chunk = next(source, None)
                 more = chunk is not None
                 if chunk is not None:
-                    ahead.append((chunk, self._pool.submit(_examine, chunk)))
+                    with _our_error():
+                        ahead.append((chunk, self._pool.submit(_examine, chunk)))
             ready = _take_ready(ahead, wait=committing is None)
             # The next commit stands in line while this one is made: the disk never waits.
             previous, committing = committing, self._commit(ready) if ready else None
@@ -144,6 +146,14 @@ class Ingest:
         self.close()
 
 
+@contextlib.contextmanager
+def _our_error() -> Iterator[None]:
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise StoreError("a worker that examines died", reason=Reason.STORE_FAILED) from error
+
+
 def _take_ready(
     ahead: deque[tuple[Sequence[bytes], Future[list[Examined]]]], *, wait: bool
 ) -> list[_Chunk]:
@@ -152,10 +162,8 @@ def _take_ready(
     size = 0
     while ahead and size < MAX_COMMIT and ((wait and not ready) or ahead[0][1].done()):
         chunk, future = ahead.popleft()
-        try:
+        with _our_error():
             ready.append((chunk, future.result()))
-        except BrokenProcessPool as error:
-            raise StoreError("a worker that examines died", reason=Reason.STORE_FAILED) from error
         size += len(chunk)
     return ready
 

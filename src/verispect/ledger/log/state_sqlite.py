@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -40,6 +41,7 @@ CHECKPOINT_PAGES: Final = 16_384
 """The index grows at random places: the longer a page waits in the WAL, the more it gathers."""
 
 _KEYS_PER_QUERY: Final = 500
+_ROWS_PER_STATEMENT: Final = 512
 
 
 @contextlib.contextmanager
@@ -206,7 +208,14 @@ class SqliteState:
         rows = sorted((entry.key, index) for index, entry in enumerate(entries, start))
         self._connection.execute("SAVEPOINT entries")
         try:
-            self._connection.executemany("INSERT INTO leaf_index VALUES (?, ?)", rows)
+            # Many rows to a statement: between two the interpreter lock has to be won back.
+            for first in range(0, len(rows), _ROWS_PER_STATEMENT):
+                part = rows[first : first + _ROWS_PER_STATEMENT]
+                marks = ",".join(("(?,?)",) * len(part))
+                self._connection.execute(
+                    f"INSERT INTO leaf_index VALUES {marks}",  # noqa: S608
+                    list(chain.from_iterable(part)),
+                )
         except sqlite3.IntegrityError as error:
             if error.sqlite_errorcode != sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY:
                 raise
