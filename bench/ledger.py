@@ -45,12 +45,13 @@ from verispect.core.statement import (
 from verispect.evidence.interface import IssuerKey
 from verispect.ledger.log.appender import Appender
 from verispect.ledger.log.description import LogDescription
-from verispect.ledger.log.embedded import STATE_FILE, TILES_FOLDER, LogFolder
+from verispect.ledger.log.embedded import LogFolder
 from verispect.ledger.log.entries import entry_of_receipt
 from verispect.ledger.log.fsck import fsck
 from verispect.ledger.log.groups import join, split
 from verispect.ledger.log.ingest import Ingest
 from verispect.ledger.log.interface import CHECKPOINT_PATH, LogState, NewEntry
+from verispect.ledger.log.places import STATE_FILE, TILES_FOLDER
 from verispect.ledger.log.runner import LogRunner
 from verispect.ledger.log.state_sqlite import SqliteState
 from verispect.ledger.log.tile_files import FileTiles

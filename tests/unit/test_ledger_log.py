@@ -29,6 +29,7 @@ from log_stores import (
     EmbeddedStores,
     ServedStores,
     Stores,
+    make_bucket,
     running_object_store,
     running_postgres,
 )
@@ -654,6 +655,51 @@ def test_another_log_s_folder_is_refused(folder, tmp_path):
         LogFolder.create(tmp_path / "log", LogDescription("other.example"), signer=LOG_SIGNER)
     assert failure.value.reason is Reason.STORE_CONFLICT
     assert folder.description() == LogDescription(ORIGIN, 5000)
+
+
+def test_a_folder_may_name_other_stores(tmp_path, servers, monkeypatch):
+    """With `stores.toml` the same log lives in PostgreSQL and an object store, CLI included."""
+    connection, address = servers
+    make_bucket(address, "named")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    folder = tmp_path / "log"
+    folder.mkdir()
+    (folder / "stores.toml").write_text(
+        f'[state]\npostgres = "{connection}"\nschema = "named"\n'
+        f'[tiles]\nbucket = "named"\nprefix = "a/"\nendpoint = "{address}"\n'
+        'region = "us-east-1"\nallow_http = true\n'
+    )
+    log = LogFolder.create(folder, LogDescription(ORIGIN), signer=LOG_SIGNER)
+    log.open_state().accept([an_entry(n) for n in range(1, 300)])
+    runner = log.runner(LOG_SIGNER)
+    runner.start()
+    runner.stop()
+    assert runner.failure is None
+    assert {each.name for each in folder.iterdir()} == {"log.vkey", "stores.toml"}
+    assert log.open_proofs().inclusion(an_entry(299).key).index == 298
+    assert main(["log", "fsck", "--log", str(folder)]) == 0
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[state]\npostgre = 'x'",
+        "[state]\nschema = 'x'",
+        "[state]\npostgres = 5",
+        "[tiles]\nregion = 'x'",
+        "[tile]\nbucket = 'x'",
+        "state = 1",
+        "not toml",
+        "#" * 20_000,
+    ],
+)
+def test_a_misspelt_store_is_an_error_and_no_default(folder, tmp_path, text):
+    """A folder that says something unknown about its stores is not opened."""
+    (tmp_path / "log" / "stores.toml").write_text(text)
+    with pytest.raises(StoreError) as failure:
+        LogFolder(tmp_path / "log")
+    assert failure.value.reason is Reason.STORE_FAILED
 
 
 def test_the_command_line_audits_shows_and_proves(folder, tmp_path, capsys):

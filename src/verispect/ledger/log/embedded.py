@@ -1,8 +1,9 @@
-"""A log in one folder: the embedded default, with no service to start.
+"""A log in one folder: with the embedded stores, which are the default, no service to start.
 
     log.vkey           the log's public key, as notes know it
     state.sqlite3      `state_sqlite`
     tiles/             what readers are served: checkpoint, description, tile/, evidence/
+    stores.toml        where there is one: state and tiles are elsewhere (`places`)
 
 The private key is not in the folder.
 """
@@ -20,17 +21,14 @@ from verispect.ledger.log.appender import MAX_BATCH, Appender, Witnessed
 from verispect.ledger.log.description import LogDescription
 from verispect.ledger.log.evidence_store import EvidenceStore
 from verispect.ledger.log.interface import DESCRIPTION_PATH, LogState
+from verispect.ledger.log.places import StorePlaces
 from verispect.ledger.log.proofs import Proofs
 from verispect.ledger.log.runner import POOL_SECONDS, LogRunner
 from verispect.ledger.log.sources import Source
-from verispect.ledger.log.state_sqlite import SqliteState
-from verispect.ledger.log.tile_files import FileTiles
 from verispect.tlog.checkpoint import Checkpoint, TrustedLog
 from verispect.tlog.note import VerifierKey
 
 KEY_FILE: Final = "log.vkey"
-STATE_FILE: Final = "state.sqlite3"
-TILES_FOLDER: Final = "tiles"
 MAX_KEY_FILE_BYTES: Final = 1024
 
 
@@ -53,8 +51,8 @@ class LogFolder:
         except OSError as error:
             raise StoreError(f"no log in {folder}", reason=Reason.STORE_FAILED) from error
         self.key = VerifierKey.parse(text.strip())
-        self._folder = folder
-        self.tiles = FileTiles(folder / TILES_FOLDER)
+        self._places = StorePlaces.read(folder)
+        self.tiles = self._places.open_tiles()
 
     @classmethod
     def create(cls, folder: Path, description: LogDescription, *, signer: Signer) -> LogFolder:
@@ -112,9 +110,9 @@ class LogFolder:
         """Open the database; one for each thread.
 
         Raises:
-            StoreError: `store-failed`, `store-locked`.
+            StoreError: `store-failed`, `store-locked`, `unsupported-version`.
         """
-        return SqliteState(self._folder / STATE_FILE)
+        return self._places.open_state()
 
     def open_proofs(self) -> Proofs:
         """Open the read side; one for each thread.
@@ -158,7 +156,7 @@ class LogFolder:
             further = {} if clock is None else {"clock": clock}
             appender = Appender.open(
                 state,
-                FileTiles(self._folder / TILES_FOLDER),
+                self._places.open_tiles(),
                 origin=self.origin,
                 signer=signer,
                 witnessed=witnessed,
