@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from proof_models import MODELS, ONE, build, clip, relu
 
 from verispect.core.encoding import decode, encode
 from verispect.core.errors import Error, MalformedError, Reason, UnsupportedError
+from verispect.proof import graph_parts
 from verispect.proof.graph import (
     MAX_TERMS,
     Affine,
@@ -243,3 +246,11 @@ def test_tables_are_equal_by_their_values() -> None:
 def test_epilogues_are_numbered_as_specified() -> None:
     """The numbers stand in the specification."""
     assert [int(each) for each in Epilogue] == [0, 1, 2]
+
+
+def test_the_limits_are_those_of_the_specification() -> None:
+    """Each named limit stands in the text with its value, and no other does."""
+    text = (Path(__file__).parents[2] / "spec" / "integer-model.md").read_text(encoding="utf-8")
+    listed = dict(re.findall(r"^\| `(MAX_[A-Z]+(?:_[A-Z]+)*)` \| (\d+) \|", text, re.MULTILINE))
+    found = {name: str(value) for name, value in vars(graph_parts).items() if name[:4] == "MAX_"}
+    assert listed == found

@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from verispect.core.errors import ModelError, Reason, RequestError
+from verispect.core.errors import Error, ModelError, Reason, RequestError
+from verispect.proof.arithmetic import read_input, write_output
 from verispect.proof.bounds import compute_bounds
 from verispect.proof.graph import Affine, Epilogue, Graph, Maximum, Multiply, Scale
 from verispect.proof.importer import LARGE, SMALL, ImportedModel, Precision, import_onnx
+from verispect.proof.runtime import Runtime
 
 
 def _draw(*shape: int) -> np.ndarray:
@@ -327,6 +329,48 @@ def test_what_no_sample_showed_is_clipped_not_refused() -> None:
     assert model.report.clipped > 0
 
 
+@pytest.mark.parametrize("classes", [2, 10])
+def test_linear_models_of_scikit_learn(classes: int) -> None:
+    """A logistic regression is one layer, with or without a scaler before it."""
+    from skl2onnx import to_onnx
+    from sklearn.datasets import load_digits
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    rows, labels = load_digits(return_X_y=True)
+    rows, labels = rows.astype(np.float32), labels % classes
+    trained = make_pipeline(StandardScaler(), LogisticRegression()).fit(rows[:900], labels[:900])
+    proto = to_onnx(trained, rows[:1], options={"zipmap": False}, target_opset=17)
+    model = import_onnx(proto.SerializeToString(), calibration=rows[:100], evaluation=rows[900:])
+    assert len(model.graph.nodes) == 1
+    assert model.graph.output.epilogue is Epilogue.SOFTMAX
+    assert model.report.agreement >= 0.995
+    assert model.report.largest_error <= 0.005
+
+
+def test_a_trained_network_is_as_good_on_integers() -> None:
+    """On digits that it was not trained on, within a point of the float model."""
+    from skl2onnx import to_onnx
+    from sklearn.datasets import load_digits
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.neural_network import MLPClassifier
+
+    rows, labels = load_digits(return_X_y=True)
+    rows = rows.astype(np.float32)
+    trained = MLPClassifier((64,), max_iter=40, random_state=0)
+    with pytest.warns(ConvergenceWarning):
+        trained.fit(rows[:1200], labels[:1200])
+    proto = to_onnx(trained, rows[:1], options={id(trained): {"zipmap": False}}, target_opset=17)
+    model = import_onnx(proto.SerializeToString(), calibration=rows[:100], evaluation=rows[1200:])
+    runtime = Runtime(model.graph, model.weights)
+    read = read_input(model.graph.input, rows[1200:])
+    found = write_output(model.graph.output, runtime.run(read.integers).output).argmax(axis=1)
+    right = float(np.mean(found == labels[1200:]))
+    assert right >= trained.score(rows[1200:], labels[1200:]) - 0.01
+    assert model.report.agreement >= 0.99
+
+
 # -- Quantised models ---------------------------------------------------------------------------
 
 
@@ -464,3 +508,25 @@ def test_samples_that_do_not_fit_are_refused(samples: np.ndarray) -> None:
     data = onnx_model([_node("Gemm", "x w", "y", transB=1)], {"w": _draw(3, 6)}, (6,))
     with pytest.raises(RequestError):
         import_onnx(data, calibration=samples)
+
+
+def test_damaged_models_give_our_errors_only() -> None:
+    """Whatever is damaged in a file, it is refused with one of our errors or still a model."""
+    nodes = [
+        _conv(),
+        _node("Relu", "c", "r"),
+        _node("MaxPool", "r", "p", kernel_shape=[2, 2], strides=[2, 2]),
+        _node("Flatten", "p", "f"),
+        _node("Gemm", "f v", "y", transB=1),
+    ]
+    data = onnx_model(nodes, {"w": _draw(2, 1, 3, 3), "b": _draw(2), "v": _draw(3, 8)}, (1, 4, 4))
+    samples = np.random.default_rng(6).normal(size=(2, 1, 4, 4)).astype(np.float32)
+    rng = np.random.default_rng(8)
+    for _ in range(250):
+        damaged = bytearray(data)
+        damaged[rng.integers(len(data))] ^= 1 << rng.integers(8)
+        try:
+            model = import_onnx(bytes(damaged), calibration=samples)
+        except Error:
+            continue
+        assert Graph.decode(model.graph.encode()) == model.graph

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -28,8 +28,9 @@ from verispect.proof.importer.draft import (
 )
 from verispect.proof.importer.drafting import Draft
 from verispect.proof.importer.linear import fold_straight
+from verispect.proof.importer.linear_models import expand_linear_models
 from verispect.proof.importer.lowering import Handler, Lowered, lower
-from verispect.proof.importer.onnx_file import load_onnx
+from verispect.proof.importer.onnx_file import OnnxModel, load_onnx
 from verispect.proof.importer.operators_places import PLACE_OPERATORS
 from verispect.proof.importer.operators_windows import WINDOW_OPERATORS
 from verispect.proof.importer.quantise import LARGE, SMALL, Precision, Quantiser
@@ -54,8 +55,8 @@ class ImportedModel:
         report: how near its answers are to the float model's.
     """
 
-    graph: Graph
-    weights: tuple[Integers, ...]
+    graph: Graph = field(repr=False)
+    weights: tuple[Integers, ...] = field(repr=False)
     report: AccuracyReport
 
 
@@ -87,16 +88,24 @@ def import_onnx(
     loaded = load_onnx(data, input_shape=input_shape, output=output)
     samples = check_samples(loaded, calibration)
     judged = samples if evaluation is None else check_samples(loaded, evaluation)
-    if find_trees(loaded) is not None:
-        graph, weights = import_trees(loaded)
-    else:
-        lowered = lower(loaded, _HANDLERS)
-        seen = calibrate(loaded, samples)
-        chosen = precision or _fitting_precision(lowered.draft)
-        graph, weights = _quantised(lowered, seen, chosen)
+    try:
+        graph, weights = _converted(loaded, samples, precision)
+    except (ArithmeticError, IndexError, KeyError, TypeError, ValueError) as error:
+        # ONNX Runtime checks most of a model's form, and what it lets pass is not worth a name.
+        raise unsupported("an operator's attributes or inputs have an unexpected form") from error
     narrow = tuple(narrowest(weight) for weight in weights)
     report = measure(graph, narrow, judged, float_answers(loaded, judged))
     return ImportedModel(graph, narrow, report)
+
+
+def _converted(
+    loaded: OnnxModel, samples: npt.NDArray[Any], precision: Precision | None
+) -> tuple[Graph, tuple[Integers, ...]]:
+    if find_trees(loaded) is not None:
+        return import_trees(loaded)
+    lowered = lower(expand_linear_models(loaded), _HANDLERS)
+    seen = calibrate(loaded, samples)
+    return _quantised(lowered, seen, precision or _fitting_precision(lowered.draft))
 
 
 def _fitting_precision(draft: Draft) -> Precision:

@@ -84,7 +84,7 @@ def load_onnx(
     _fix_shapes(proto, source, input_shape)
     chosen = _chosen_output(proto, output)
     rewritten = _rewrite(proto)
-    graph = onnx.shape_inference.infer_shapes(_parse(rewritten)).graph
+    graph = _with_shapes(_parse(rewritten)).graph
     constants = {tensor.name: _constant(tensor) for tensor in graph.initializer}
     nodes = []
     for node in graph.node:
@@ -104,6 +104,13 @@ def load_onnx(
         chosen,
         _known_shapes(graph),
     )
+
+
+def _with_shapes(proto: Any) -> Any:
+    try:
+        return onnx.shape_inference.infer_shapes(proto)
+    except Exception as error:  # onnx's own errors have no common public base
+        raise _malformed("the shapes of the model contradict each other") from error
 
 
 def _known_shapes(graph: Any) -> dict[str, tuple[int, ...]]:
