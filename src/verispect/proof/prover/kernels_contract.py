@@ -24,7 +24,7 @@ def span_for(largest: int) -> int:
     return max(1, 1 << max(0, 62 - 32 - int(largest).bit_length()))
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def halves(vector: Any) -> Any:
     """Return the four signed halves of the coordinates of a vector, one row each."""
     result = np.empty((4, vector.shape[0]), np.int64)
@@ -36,7 +36,7 @@ def halves(vector: Any) -> Any:
     return result
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def contract_low(matrix: Any, parts: Any, span: int, result: Any) -> None:
     """Write, for every row of integers, its inner product with the vector whose halves are `parts`.
 
@@ -62,7 +62,7 @@ def contract_low(matrix: Any, parts: Any, span: int, result: Any) -> None:
         result[i, 0], result[i, 1] = x, y
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def contract_high(parts: Any, matrix: Any, span: int, result: Any) -> None:
     """Write, for every column of integers, its inner product with the vector `parts` is made of.
 
@@ -101,7 +101,7 @@ def contract_high(parts: Any, matrix: Any, span: int, result: Any) -> None:
         first += width
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def slide_integers(source: Any, parts: Any, span: int, places: int, taps: Any, result: Any) -> None:
     """Contract the last axis of integers with a vector moved by a window's taps.
 
@@ -134,7 +134,7 @@ def slide_integers(source: Any, parts: Any, span: int, places: int, taps: Any, r
             result[i, k, 0], result[i, k, 1] = x, y
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def slide_elements(source: Any, vector: Any, taps: Any, result: Any) -> None:
     """Contract the middle axis of `(outer, size, inner, 2)` likewise, leaving `kernel` entries."""
     stride, dilation, before = taps[0], taps[1], taps[2]
@@ -154,7 +154,7 @@ def slide_elements(source: Any, vector: Any, taps: Any, result: Any) -> None:
                     result[i, k, j, 1] = add(result[i, k, j, 1], y)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def window_vector(vector: Any, weights: Any, taps: Any, size: int, result: Any) -> None:
     """Add `weights[k]` times the vector moved by tap `k`: the spatial vectors of section 6."""
     stride, dilation, before = taps[0], taps[1], taps[2]

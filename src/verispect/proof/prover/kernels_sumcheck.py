@@ -4,7 +4,8 @@ An array over `F` has shape `(n, 2)`. Variables are bound from the most signific
 on, so a pair of entries is `i` and `i + n/2`, and a folded table is the front half of its array.
 Every round kernel first binds the previous challenge (unless told that there is none), then sums.
 
-These kernels refuse nothing: sizes are powers of two and arrays contiguous by the callers' care.
+They let go of the interpreter lock: a server goes on answering while it proves. They refuse
+nothing: sizes are powers of two and arrays contiguous by the callers' care.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from verispect.proof.prover.kernels_field import (
 )
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def eq_table(point: Any) -> Any:
     """Return `eq(point, x)` for all `x`, the point's first coordinate being the top bit."""
     count = point.shape[0]
@@ -40,7 +41,7 @@ def eq_table(point: Any) -> Any:
     return table
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def outer(left: Any, right: Any) -> Any:
     """Return all products of an entry of `left` and one of `right`, row by row."""
     rows, columns = left.shape[0], right.shape[0]
@@ -53,7 +54,7 @@ def outer(left: Any, right: Any) -> Any:
     return result
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def add_scaled(target: Any, source: Any, factor: Any) -> None:
     """Add `factor` times `source` to `target`."""
     a, b = factor[0], factor[1]
@@ -62,7 +63,7 @@ def add_scaled(target: Any, source: Any, factor: Any) -> None:
         target[i, 0], target[i, 1] = add(target[i, 0], x), add(target[i, 1], y)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def fold(table: Any, size: int, r: Any) -> None:
     """Bind the first variable of the first `size` entries to `r`, in place."""
     half = size // 2
@@ -78,7 +79,7 @@ def fold(table: Any, size: int, r: Any) -> None:
 # -- The tree (section 7) --------------------------------------------------------------------------
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def leaves(denominators: Any, first: Any, second: Any, base: Any, beta: Any) -> None:
     """Write `base - first - beta second` for integers; `second` may be empty."""
     a, b = beta[0], beta[1]
@@ -93,7 +94,7 @@ def leaves(denominators: Any, first: Any, second: Any, base: Any, beta: Any) -> 
         denominators[i, 0], denominators[i, 1] = x, y
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def layer_above(numerators: Any, denominators: Any, used: int, p: Any, q: Any) -> None:
     """Add fractions pairwise, the two halves of a layer, into the layer above.
 
@@ -119,7 +120,7 @@ def layer_above(numerators: Any, denominators: Any, used: int, p: Any, q: Any) -
     q[paired:] = denominators[paired:half]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def merge_numerators(p: Any, q: Any, m: Any) -> None:
     """Add `m q` to `p`, over the front half of a layer: one product fewer in every later step."""
     a, b = m[0], m[1]
@@ -137,7 +138,7 @@ def _bound(table: Any, i: int, step: int, a: Any, b: Any) -> Any:
     return add(x, p), add(y, q)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def fraction_round(
     p: Any,
     q: Any,
@@ -204,7 +205,7 @@ def fraction_round(
     return s0, s1, t0, t1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def last_fractions(p: Any, q: Any, r: Any) -> Any:
     """Bind the last variable; return the four values left."""
     half = p.shape[0] // 2
@@ -218,7 +219,7 @@ def last_fractions(p: Any, q: Any, r: Any) -> Any:
 # -- Products of three tables (section 8) and of two (section 9) ----------------------------------
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def triples_round(a: Any, b: Any, c: Any, size: int, r: Any, bind: bool) -> Any:
     """Bind three tables, of `size` entries, to `r` if told to; return the sums at 0, 2, 3."""
     e, f = r[0], r[1]
@@ -254,7 +255,7 @@ def triples_round(a: Any, b: Any, c: Any, size: int, r: Any, bind: bool) -> Any:
     return sums[0, 0], sums[0, 1], sums[1, 0], sums[1, 1], sums[2, 0], sums[2, 1]
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def sum_of_triples(a: Any, b: Any, c: Any) -> Any:
     """Return the sum of products of three."""
     s0 = s1 = np.uint64(0)
@@ -265,7 +266,7 @@ def sum_of_triples(a: Any, b: Any, c: Any) -> Any:
     return s0, s1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def inner_product(a: Any, b: Any) -> Any:
     """Return the sum of products."""
     s0 = s1 = np.uint64(0)
@@ -275,7 +276,7 @@ def inner_product(a: Any, b: Any) -> Any:
     return s0, s1
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 def pairs_round(a: Any, b: Any, size: int, r: Any, bind: bool) -> Any:
     """Bind both tables (of `size` entries before) to `r` if told to; return the sums at 0 and 2.
 
