@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from log_receipts import LOG_SIGNER, ORIGIN, an_entry
+from log_receipts import LOG_SIGNER, ORIGIN, SIGNER, a_receipt, an_entry
 from log_stores import (
     EmbeddedStores,
     ServedStores,
@@ -30,9 +30,13 @@ from log_stores import (
 )
 from verispect.core.encoding import Digest
 from verispect.core.errors import Reason, StoreError
+from verispect.core.receipt import EvidenceEntry
+from verispect.ledger import NewReceipt, ReceiptStore
 from verispect.ledger.log.appender import Appender
+from verispect.ledger.log.evidence_store import EvidenceStore
 from verispect.ledger.log.fsck import fsck
 from verispect.ledger.log.interface import CHECKPOINT_PATH, LogState, NewEntry, TileStore
+from verispect.ledger.log.sources import ReceiptOutbox, submit
 from verispect.tlog.checkpoint import Checkpoint, SignedCheckpoint, TrustedLog
 from verispect.tlog.merkle import leaf_hashes, root_of
 from verispect.tlog.note import VerifierKey
@@ -81,7 +85,7 @@ class FaultyState:
 
     def __getattr__(self, name: str):
         method = getattr(self._inner, name)
-        if name not in ("take_over", "accept", "advance"):
+        if name not in ("take_over", "accept", "advance", "register_evidence"):
             return method
         return lambda *arguments, **named: self._faults.around(
             lambda: method(*arguments, **named), None
@@ -212,6 +216,53 @@ def test_a_step_that_fails_is_repeated_without_a_trace(new_stores, how, reopen):
         run.go()
         assert len(run.acknowledged) == len(ENTRIES)
         check(run.stores, run.acknowledged, run.seen)
+
+
+DELIVERY_STEPS = 4
+"""Body, endorsements, register, leaf."""
+
+
+@pytest.mark.parametrize("new_stores", ["embedded", "served"], indirect=True)
+@pytest.mark.parametrize("how", ["before", "after", "halfway"])
+def test_evidence_that_is_delivered_again_is_there_once(new_stores, how):
+    """Whichever step of a delivery fails, the next try gives one leaf and the whole evidence."""
+    receipt = ENTRIES[1].key
+    evidence = EvidenceEntry("proof", "profile", 5, b"body" * 100, b"endorsements")
+    for at in range(1, DELIVERY_STEPS + 1):
+        stores = new_stores()
+        faults = Faults(at, how)
+        state, tiles = FaultyState(stores.state(), faults), FaultyTiles(stores.tiles(), faults)
+        times = iter((100, 200))
+
+        def deliver(state=state, tiles=tiles, times=times):
+            store = EvidenceStore(tiles, state)
+            leaf = store.deliver(receipt, evidence, clock=lambda: next(times))
+            return submit(state, [leaf.encode()])
+
+        with pytest.raises(StoreError, match="injected"):
+            deliver()
+        (placed,) = deliver()
+        assert placed.leaf_index == 0
+        assert state.head().sequenced == 1
+        assert EvidenceStore(tiles, state).entries_of(receipt) == [evidence]
+
+
+@pytest.mark.parametrize("how", ["before", "after"])
+async def test_a_receipt_that_was_followed_is_not_followed_again(tmp_path, how):
+    """Whether or not the commit was made when its answer was lost, each receipt is there once."""
+    key_id = SIGNER.public_key.key_id
+    async with ReceiptStore.open(tmp_path / "outbox", issuer_key_id=key_id) as store:
+        for number in range(1, 6):
+            await store.issue(NewReceipt(b"%016d" % number, a_receipt))
+    state = EmbeddedStores(tmp_path / "log").state()
+    outbox = ReceiptOutbox(tmp_path / "outbox" / "receipts.sqlite3")
+    with pytest.raises(StoreError, match="injected"):
+        outbox.follow(FaultyState(state, Faults(1, how)))
+    assert outbox.follow(state) == (5 if how == "before" else 0)
+    assert list(state.find([ENTRIES[number].key for number in range(1, 6)])) == [0, 1, 2, 3, 4]
+    assert state.count() == (5, 5)
+    outbox.close()
+    state.close()
 
 
 ACKNOWLEDGEMENT = struct.Struct(">32sQ")
