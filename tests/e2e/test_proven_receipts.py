@@ -242,6 +242,21 @@ def test_proving_process_that_is_killed_is_started_again(gateway):
         assert wait_for(address, receipt_id, "done", "failed")["state"] == "done"
 
 
+def test_only_the_caller_cancels_a_proof(home):
+    """With the opening key a proof is given up; its promise is then not kept."""
+    with serving(home) as (address, service):
+        os.kill(service.recorder.proving._process.pid, signal.SIGSTOP)
+        answer = ask(address, seed=30)
+        path = f"{address}/v1/receipts/{answer.headers['verispect-receipt-id']}"
+        assert httpx.delete(f"{path}/proof").status_code == 403
+        key = {"verispect-opening-key": answer.headers["verispect-opening-key"]}
+        assert httpx.delete(path, headers=key).status_code == 405
+        assert httpx.delete(f"{path}/proof", headers=key).json()["state"] == "cancelled"
+        os.kill(service.recorder.proving._process.pid, signal.SIGCONT)
+        time.sleep(0.3)
+        assert proof_state(address, answer.headers["verispect-receipt-id"])["state"] == "cancelled"
+
+
 def test_jobs_survive_the_server(home):
     """A promise made before a stop is kept after the next start."""
     with serving(home) as (address, service):

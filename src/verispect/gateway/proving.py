@@ -186,6 +186,10 @@ class Proving:
         job = self.jobs.find(inference_id)
         return read_entry(job) if job is not None and job.state is JobState.DONE else None
 
+    def cancel(self, inference_id: bytes) -> None:
+        """Give up a proof that nobody wants any more, unless it is finished."""
+        self.jobs.cancel(inference_id, time.time_ns() // 1_000_000)
+
     def status(self, inference_id: bytes) -> dict[str, Any] | None:
         """Return where the proof of an inference stands, in JSON's terms; `None` for no job."""
         job = self.jobs.find(inference_id)

@@ -99,6 +99,22 @@ def _proof_status(state: GatewayState, stored: StoredReceipt) -> HttpResponse:
     return HttpResponse(200, msgspec.json.encode(status), headers=headers)
 
 
+async def cancel_proof(state: GatewayState, request: HttpRequest) -> HttpResponse:
+    """Answer `DELETE /v1/receipts/{id}/proof`: the caller no longer wants its proof.
+
+    The promise in the receipt stays as it was signed, and is then not kept.
+    """
+    identifier = request.path.removeprefix(_PREFIX)
+    if not identifier.endswith(_PROOF):
+        raise HttpError("receipts are never deleted", status=405, reason=Reason.INVALID_REQUEST)
+    stored = _find(state, identifier.removesuffix(_PROOF))
+    _require_opening_key(state, request, stored)
+    proving = state.recorder.proving
+    if proving is not None:
+        proving.cancel(stored.inference_id)
+    return _proof_status(state, stored)
+
+
 async def retrieve_attestation(state: GatewayState, request: HttpRequest) -> HttpResponse:
     """Answer `GET /v1/attestation?nonce=`: fresh evidence of the signing key, as JSON."""
     attestation = state.recorder.attestation
@@ -141,15 +157,19 @@ def _find(state: GatewayState, identifier: str) -> StoredReceipt:
     return stored
 
 
-def _openings(state: GatewayState, request: HttpRequest, stored: StoredReceipt) -> HttpResponse:
+def _require_opening_key(state: GatewayState, request: HttpRequest, stored: StoredReceipt) -> None:
     given = request.headers.get(_OPENING_KEY_HEADER, "")
     expected = state.recorder.opening_key(stored.inference_id)
     if not hmac.compare_digest(given.encode(), expected.encode()):
         raise HttpError(
-            "openings are given only for the opening key that went out with the answer",
+            "this needs the opening key that went out with the answer",
             status=403,
             reason=Reason.OPENING_FORBIDDEN,
         )
+
+
+def _openings(state: GatewayState, request: HttpRequest, stored: StoredReceipt) -> HttpResponse:
+    _require_opening_key(state, request, stored)
     openings = state.recorder.store.openings(stored.inference_id)
     if openings is None:
         raise HttpError(

@@ -100,7 +100,11 @@ _ROUTES: Final = (
     Route("/v1/embeddings", {"POST": embeddings.create_embeddings}, takes_confidential=True),
     Route("/v1/models", {"GET": models.list_models}),
     Route("/v1/models/{id}", {"GET": models.retrieve_model}, is_prefix=True),
-    Route("/v1/receipts/{id}", {"GET": receipts.retrieve_receipt}, is_prefix=True),
+    Route(
+        "/v1/receipts/{id}",
+        {"GET": receipts.retrieve_receipt, "DELETE": receipts.cancel_proof},
+        is_prefix=True,
+    ),
     Route("/v1/records/{digest}", {"GET": receipts.retrieve_record}, is_prefix=True),
     Route("/log/checkpoint", {"GET": log_routes.checkpoint}),
     Route("/log/description", {"GET": log_routes.description}),
