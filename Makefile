@@ -44,6 +44,10 @@ $(UV):
 .PHONY: install
 install: .venv/.test  ## Install the package with everything needed to work on it
 
+.PHONY: demo-network
+demo-network: .venv/.demo  ## One operator and three nodes that it does not control; four ways to cheat
+	@$(RUN) examples/network.py
+
 .PHONY: demo
 demo: .venv/.demo  ## Ask two real models, verify both receipts offline, show a refusal
 	@$(RUN) examples/demo.py

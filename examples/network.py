@@ -44,7 +44,7 @@ from verispect.tlog.merkle import leaf_hashes
 from verispect.tlog.tiles import TileEdge, encode_entries, tile_at
 
 HERE: Final = Path(__file__).resolve().parent
-HOME: Final = Path(os.environ.get("VERISPECT_NETWORK_HOME") or HERE.parent / ".demo-network")
+HOME: Final = Path(os.environ.get("VERISPECT_NETWORK_HOME") or HERE.parent / ".demo" / "network")
 MODELS: Final = tuple(
     os.environ.get("VERISPECT_NETWORK_MODELS", "smollm2-135m-instruct,magika").split(",")
 )
@@ -355,7 +355,7 @@ def cheat(network: Network) -> None:
     tamper(victim)
     for name in NODES:
         network.follow(name)
-    network.until_failed("tampered", victim, "content-mismatch")
+    network.until_failed("tampered", victim)
     network.until_failed("forged", forged)
     network.until_failed("withheld", withheld, "evidence-overdue")
 
