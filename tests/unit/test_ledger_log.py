@@ -634,6 +634,36 @@ def test_a_thread_integrates_what_is_accepted(folder):
     assert fsck(folder.tiles, folder.trusted, state=state).difference is None
 
 
+def test_a_poke_ends_the_wait_for_other_entries(folder):
+    """With a pool of an hour an entry is integrated when somebody asks for it."""
+    runner = folder.runner(LOG_SIGNER, pool_seconds=3600)
+    runner.start()
+    state = folder.open_state()
+    for number in range(1, 4):
+        state.accept([an_entry(number)])
+        deadline = time.monotonic() + 60
+        while state.head().size != number and time.monotonic() < deadline:
+            runner.poke()
+            time.sleep(0.01)
+        assert state.head().size == number
+    runner.stop()
+
+
+def test_a_source_that_fails_does_not_stop_the_log(folder):
+    """Other entries are integrated, and the failure shows."""
+
+    class Broken:
+        def follow(self, state):
+            raise StoreError("the outbox is gone", reason=Reason.STORE_FAILED)
+
+    folder.open_state().accept([an_entry(1)])
+    runner = folder.runner(LOG_SIGNER, sources=[Broken()], pool_seconds=0.02)
+    runner.start()
+    runner.stop()
+    assert folder.open_state().head().size == 1
+    assert runner.failure is not None
+
+
 def test_a_thread_that_was_fenced_says_so(folder):
     """The earlier of two threads ends with the reason."""
     first = folder.runner(LOG_SIGNER, pool_seconds=0.02)

@@ -130,6 +130,11 @@ class Appender:
         """The head that this appender made or found last."""
         return self._head
 
+    @property
+    def maximum_batch(self) -> int:
+        """Entries that one step takes."""
+        return self._maximum_batch
+
     def _recover(self, witnessed: Witnessed) -> None:
         head = self._state.head()
         self._load(head)

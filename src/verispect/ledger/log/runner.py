@@ -15,7 +15,7 @@ from typing import Final
 from verispect.core.errors import Error, Reason, StoreError
 from verispect.ledger.log.appender import Appender
 from verispect.ledger.log.interface import LogState
-from verispect.ledger.log.sources import Source
+from verispect.ledger.log.sources import MAX_FOLLOWED, Source
 
 POOL_SECONDS: Final = 0.5
 RETRY_SECONDS: Final = 1.0
@@ -67,7 +67,7 @@ class LogRunner(threading.Thread):
             started = time.monotonic()
             try:
                 while self._turn(state, appender):
-                    pass
+                    pass  # A whole batch was there: no pool has to fill.
                 self.failure = None
                 wait = self._pool_seconds - (time.monotonic() - started)
             except Error as error:
@@ -82,8 +82,21 @@ class LogRunner(threading.Thread):
             self._poked.wait(max(wait, 0.0))
             self._poked.clear()
 
-    def _turn(self, state: LogState, appender: Appender) -> int:
-        return sum(source.follow(state) for source in self._sources) + appender.step()
+    def _turn(self, state: LogState, appender: Appender) -> bool:
+        """Follow and integrate once, and tell whether to go on at once."""
+        followed = 0
+        failed: Error | None = None
+        for source in self._sources:
+            try:
+                followed = max(followed, source.follow(state))
+            except Error as error:
+                failed = error  # One source that fails does not hold up the others.
+        integrated = appender.step()
+        if failed is not None:
+            raise failed
+        if self._stopping:
+            return followed + integrated > 0
+        return followed >= MAX_FOLLOWED or integrated >= appender.maximum_batch
 
     def poke(self) -> None:
         """Integrate now rather than when the pool's time is over."""
