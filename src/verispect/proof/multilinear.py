@@ -26,6 +26,8 @@ _INNER: Final = 1 << 11
 """How many products of limbs one exact sum takes: four of 2^32 each, shifted by 16, below 2^62."""
 _INTEGER_INNER: Final = 1 << 20
 """The same where one side is a signed limb of an integer: 2^32 each, below 2^52."""
+_ONE_THREAD: Final = 1 << 18
+"""Multiplications in one product of matrices below which OpenBLAS uses one thread."""
 _BLOCK: Final = 1 << 20
 """Entries of a matrix that are split into limbs at a time."""
 
@@ -120,6 +122,20 @@ def _limbs(values: Array) -> NDArray[np.float64]:
     return split.astype(np.float64)
 
 
+def _product(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the product of matrices, in parts so small that BLAS wakes no other thread for them.
+
+    A thread of OpenBLAS goes on spinning after its work, for longer than a whole verification.
+    """
+    rows = _ONE_THREAD // max(1, right.size)
+    if rows < 2 or len(left) <= rows:
+        return left @ right
+    result = np.empty((len(left), right.shape[1]))
+    for row in range(0, len(left), rows):
+        np.matmul(left[row : row + rows], right, out=result[row : row + rows])
+    return result
+
+
 def multiply_matrices(left: Array, right: Array) -> Array:
     """Return the product over `F_p` of matrices `(m, k)` and `(k, n)`."""
     (rows, inner), columns = left.shape, right.shape[1]
@@ -131,7 +147,7 @@ def multiply_matrices(left: Array, right: Array) -> Array:
         for row in range(0, rows, step):
             block = left[row : row + step, start : start + _INNER]
             first = _limbs(block).transpose(2, 0, 1).reshape(-1, block.shape[1])
-            sums = (first @ second).reshape(_LIMBS, len(block), _LIMBS, columns)
+            sums = _product(first, second).reshape(_LIMBS, len(block), _LIMBS, columns)
             result[row : row + step] = field.add(result[row : row + step], _joined(sums))
     return result
 
@@ -192,7 +208,7 @@ def _integers_times(block: NDArray[np.integer], split: NDArray[np.float64]) -> A
     while True:
         short = int(rest.min()) > -(1 << _LIMB_BITS) and int(rest.max()) < 1 << _LIMB_BITS
         limb = rest if short else rest & ((1 << _LIMB_BITS) - 1)
-        sums = (limb.astype(np.float64) @ split).reshape(-1, columns, _LIMBS)
+        sums = _product(limb.astype(np.float64), split).reshape(-1, columns, _LIMBS)
         parts = field.from_integers(sums.astype(np.int64))
         for index in range(_LIMBS):
             power = pow(2, _LIMB_BITS * (index + place), field.MODULUS)
