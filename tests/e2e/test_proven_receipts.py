@@ -31,6 +31,7 @@ from verispect.models.integer_model import register_integer
 from verispect.models.registry import ModelRegistry
 from verispect.proof.provable import encode_weights
 from verispect.proof.prover.prove import commit_model
+from verispect.proof.prover.stored_commitment import save
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 import proof_models
@@ -43,17 +44,20 @@ def _graph():
     return proof_models.MODELS[name]()
 
 
-def make_home(path):
+def make_home(path, masking_budget=0):
     """Make a key and a registry with one provable model."""
     Issuer.create(path / "keys", name="operator.example", development=False, now=1)
     graph, weights = _graph()
-    provable, _ = commit_model(graph, weights, columns=6)
+    provable, commitment = commit_model(graph, weights, columns=6, masking_budget=masking_budget)
+    if masking_budget:
+        save(commitment, path / "commitment.bin")
     register_integer(
         ModelRegistry(path / "models"),
         MODEL,
         provable.encode(),
         encode_weights(weights),
         commitment_holds=lambda *_: True,
+        hiding_commitment=path / "commitment.bin" if masking_budget else None,
     )
     return path
 
@@ -110,6 +114,16 @@ def ask(address, *, headers=None, assurance="proven", seed=1):
         headers={"verispect-assurance": assurance, **(headers or {})},
         timeout=120,
     )
+
+
+def prover_process(service):
+    """Return the process number of the proving process, once there is one."""
+    for _ in range(1000):
+        process = service.recorder.proving._process
+        if process is not None and process.pid is not None:
+            return process.pid
+        time.sleep(0.01)
+    raise AssertionError("no proving process was started")
 
 
 def proof_state(address, receipt_id):
@@ -235,9 +249,8 @@ def test_odd_words_are_errors(gateway, headers, assurance):
 def test_proving_process_that_is_killed_is_started_again(gateway):
     """A job whose prover died is proven by the next one."""
     address, service = gateway
-    proving = service.recorder.proving
     ids = [ask(address, seed=seed).headers["verispect-receipt-id"] for seed in range(10, 14)]
-    os.kill(proving._process.pid, signal.SIGKILL)
+    os.kill(prover_process(service), signal.SIGKILL)
     for receipt_id in ids:
         assert wait_for(address, receipt_id, "done", "failed")["state"] == "done"
 
@@ -245,14 +258,14 @@ def test_proving_process_that_is_killed_is_started_again(gateway):
 def test_only_the_caller_cancels_a_proof(home):
     """With the opening key a proof is given up; its promise is then not kept."""
     with serving(home) as (address, service):
-        os.kill(service.recorder.proving._process.pid, signal.SIGSTOP)
+        os.kill(prover_process(service), signal.SIGSTOP)
         answer = ask(address, seed=30)
         path = f"{address}/v1/receipts/{answer.headers['verispect-receipt-id']}"
         assert httpx.delete(f"{path}/proof").status_code == 403
         key = {"verispect-opening-key": answer.headers["verispect-opening-key"]}
         assert httpx.delete(path, headers=key).status_code == 405
         assert httpx.delete(f"{path}/proof", headers=key).json()["state"] == "cancelled"
-        os.kill(service.recorder.proving._process.pid, signal.SIGCONT)
+        os.kill(prover_process(service), signal.SIGCONT)
         time.sleep(0.3)
         assert proof_state(address, answer.headers["verispect-receipt-id"])["state"] == "cancelled"
 
@@ -260,7 +273,7 @@ def test_only_the_caller_cancels_a_proof(home):
 def test_jobs_survive_the_server(home):
     """A promise made before a stop is kept after the next start."""
     with serving(home) as (address, service):
-        os.kill(service.recorder.proving._process.pid, signal.SIGSTOP)
+        os.kill(prover_process(service), signal.SIGSTOP)
         receipt_id = ask(address, seed=20).headers["verispect-receipt-id"]
     with serving(home) as (address, _):
         wait_for(address, receipt_id, "done")
@@ -269,13 +282,32 @@ def test_jobs_survive_the_server(home):
 def test_proof_is_late_after_its_deadline(home):
     """A promise that is not kept in time is shown as late, and the proof is not handed out."""
     with serving(home, proof_seconds=1) as (address, service):
-        os.kill(service.recorder.proving._process.pid, signal.SIGSTOP)
+        os.kill(prover_process(service), signal.SIGSTOP)
         answer = ask(address, seed=21)
         time.sleep(1.2)
-        os.kill(service.recorder.proving._process.pid, signal.SIGCONT)
+        os.kill(prover_process(service), signal.SIGCONT)
         found = wait_for(address, answer.headers["verispect-receipt-id"], "late")
         assert found["finished_at"] > found["due_at"]
         receipt, opened = fetch(address, answer)
         assert receipt.evidence == ()
         result = appraise(address, receipt, opened)
         assert result.reason is Reason.EVIDENCE_OVERDUE
+
+
+def test_hidden_weights_are_proven_as_often_as_they_are_masked(tmp_path):
+    """A model in mode zero-knowledge is served, and its masks are never used once too often."""
+    with serving(make_home(tmp_path, masking_budget=2)) as (address, _):
+        answers = [ask(address, seed=seed) for seed in (40, 41, 42)]
+        states = [
+            wait_for(address, answer.headers["verispect-receipt-id"], "done", "failed")
+            for answer in answers
+        ]
+        assert sorted(each["state"] for each in states) == ["done", "done", "failed"]
+        failed = next(each for each in states if each["state"] == "failed")
+        assert failed["detail"].startswith("masks-exhausted")
+        assert failed["attempts"] == 1
+        done = answers[[each["state"] for each in states].index("done")]
+        receipt, opened = fetch(address, done)
+        result = appraise(address, receipt, opened)
+        assert result.verdict is Verdict.VERIFIED, result.decisive_check()
+        assert not any("does not hide" in line for line in result.not_covered)

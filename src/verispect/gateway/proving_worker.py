@@ -10,22 +10,32 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from verispect.core.encoding import encode
 from verispect.core.errors import EngineError, Error, ModelError, Reason
 from verispect.evidence.proof import ProofBody, proof_entry
 from verispect.ledger.proof_jobs import ProofJob, ProofJobs
-from verispect.models.integer_model import WEIGHTS_FILE
+from verispect.models.integer_model import COMMITMENTS_FOLDER, WEIGHTS_FILE
 from verispect.models.registry import ModelRegistry
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from verispect.proof.provable import ProvableModel
     from verispect.proof.prover.prove import Prover
 
 _IDLE_SECONDS: Final = 0.05
 _CANNOT_CHANGE: Final = frozenset(
-    {Reason.INVALID_REQUEST, Reason.MALFORMED_MODEL, Reason.MODEL_CHANGED, Reason.MODEL_NOT_FOUND}
+    {
+        Reason.INVALID_REQUEST,
+        Reason.MALFORMED_MODEL,
+        Reason.MODEL_CHANGED,
+        Reason.MODEL_NOT_FOUND,
+        Reason.MASKS_EXHAUSTED,
+    }
 )
 """Reasons for which trying again is of no use."""
 
@@ -42,7 +52,10 @@ def work(registry: str, database: str, parent: int) -> None:
         database: the queue.
         parent: the process that started this one.
     """
-    worker = ProvingWorker(ModelRegistry(Path(registry)), ProofJobs(Path(database)))
+    folder = Path(registry)
+    worker = ProvingWorker(
+        ModelRegistry(folder), ProofJobs(Path(database)), commitments=folder / COMMITMENTS_FOLDER
+    )
     while os.getppid() == parent:
         if not worker.run_one():
             time.sleep(_IDLE_SECONDS)
@@ -54,10 +67,12 @@ class ProvingWorker:
     Args:
         registry: where the models are.
         jobs: the queue.
+        commitments: where hiding commitments are, by the provable model's digest.
     """
 
-    def __init__(self, registry: ModelRegistry, jobs: ProofJobs) -> None:
+    def __init__(self, registry: ModelRegistry, jobs: ProofJobs, *, commitments: Path) -> None:
         self._registry = registry
+        self._commitments = commitments
         self._jobs = jobs
         self._provers: dict[bytes, tuple[Prover, bytes]] = {}
 
@@ -117,16 +132,36 @@ class ProvingWorker:
                 f"model {name} is registered with another commitment", reason=Reason.MODEL_CHANGED
             )
         if model.budget:
+            prover = self._hiding_prover(name, model, weights)
+        else:
+            _, commitment = commit_model(
+                model.graph, weights, columns=model.columns, rate_bits=model.rate_bits
+            )
+            prover = make_prover(model, weights, commitment)
+        made = prover, registered.manifest.to_bytes()
+        self._provers[registered.model_id] = made
+        return made
+
+    def _hiding_prover(
+        self, name: str, model: ProvableModel, weights: Sequence[NDArray[Any]]
+    ) -> Prover:
+        """Return a prover with the stored commitment: its masks cannot be drawn twice."""
+        from verispect.proof.layout import weights_layout
+        from verispect.proof.parameters import Code
+        from verispect.proof.prover.prove import make_prover
+        from verispect.proof.prover.stored_commitment import StoredBudget, load
+        from verispect.proof.prover.witness import weight_group
+
+        # Resolved, because openings are counted beside the file itself, whoever opens it.
+        stored = (self._commitments / model.digest.hex()).resolve()
+        if not stored.exists():
             raise ModelError(
                 f"model {name} hides its weights, and its commitment is not kept here",
                 reason=Reason.MODEL_NOT_FOUND,
             )
-        _, commitment = commit_model(
-            model.graph, weights, columns=model.columns, rate_bits=model.rate_bits
-        )
-        made = make_prover(model, weights, commitment), registered.manifest.to_bytes()
-        self._provers[registered.model_id] = made
-        return made
+        matrix = weight_group(weights_layout(model.graph.weights, model.columns), weights).rows()
+        commitment = load(stored, matrix, Code(model.columns, model.rate_bits, model.budget))
+        return make_prover(model, weights, commitment, StoredBudget(stored, model.budget).take)
 
 
 def _now() -> int:

@@ -9,10 +9,11 @@ where the registrar says so; that the two compute alike is measured at import, n
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Final
 
 from verispect.core.encoding import Digest, sha256
-from verispect.core.errors import ModelError, Reason
+from verispect.core.errors import ModelError, Reason, StoreError
 from verispect.core.statement import Determinism, ModelIdentity
 from verispect.models.components import (
     DeterminismClaim,
@@ -31,6 +32,9 @@ from verispect.proof.provable import ProvableModel, decode_weights
 PROVABLE_FILE: Final = "provable-model.cbor"
 WEIGHTS_FILE: Final = "weights.cbor"
 
+COMMITMENTS_FOLDER: Final = "commitments"
+"""In the registry: links to hiding commitments, named by the provable model's digest."""
+
 CheckCommitment = Callable[[ProvableModel, Sequence[Any]], bool]
 """Tells whether a provable model's root is that of the weights; the prover's, which is an extra."""
 
@@ -42,6 +46,7 @@ def register_integer(
     weights: bytes,
     *,
     commitment_holds: CheckCommitment,
+    hiding_commitment: Path | None = None,
     parent: Digest | None = None,
     licence: str | None = None,
     replace: bool = False,
@@ -54,6 +59,8 @@ def register_integer(
         provable: the provable model's bytes.
         weights: the weights file.
         commitment_holds: commits to the weights again and compares.
+        hiding_commitment: the stored commitment of a model that hides its weights. It is linked,
+            not copied: its openings are counted beside it.
         parent: `model_id` of the model that it was made from.
         licence: SPDX identifier of the weights' licence.
         replace: let `name` stand for this model even if it stood for another.
@@ -70,6 +77,8 @@ def register_integer(
         raise ModelError(
             "the commitment of the provable model is of other weights", reason=Reason.MODEL_CHANGED
         )
+    if hiding_commitment is not None:
+        _link(registry.path / COMMITMENTS_FOLDER, model.digest.hex(), hiding_commitment)
     digests = [
         TensorDigest(
             f"weight.{number}",
@@ -101,6 +110,18 @@ def register_integer(
             provenance=Provenance(main.digest, None, None, licence),
         )
         return writer.add(name, manifest, replace=replace)
+
+
+def _link(folder: Path, name: str, target: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        link = folder / name
+        link.unlink(missing_ok=True)
+        link.symlink_to(target.resolve(strict=True))
+    except OSError as error:
+        raise StoreError(
+            f"cannot link the commitment: {error.strerror}", reason=Reason.STORE_FAILED
+        ) from error
 
 
 def _count(words: Sequence[str]) -> dict[str, int]:
