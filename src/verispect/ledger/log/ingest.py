@@ -25,10 +25,10 @@ from verispect.tlog.receipt_leaf import Disclosure
 CHUNK: Final = 1024
 """Receipts that go to a worker at once: as many as one batch signature may cover."""
 
-MAX_COMMIT: Final = 8 * CHUNK
+MAX_COMMIT: Final = 16 * CHUNK
 """Receipts in one commit."""
 
-MAX_AHEAD: Final = 2 * MAX_COMMIT // CHUNK
+MAX_AHEAD: Final = 16
 """Chunks that are examined while commits are made."""
 
 Outcome = Placed | Reason
