@@ -154,7 +154,7 @@ def test_hiding_code_grows_until_its_degree_fits():
         assert 8 * code.degree_bound <= 3 * code.length
         assert code.length == 1024 or 16 * code.degree_bound > 3 * code.length
         assert parameters.query_count(code.length, code.degree_bound) <= code.queries
-    for wrong in ((5, 2, 0), (17, 2, 0), (8, 1, 0), (8, 4, 0), (8, 2, -1), (8, 2, 65537)):
+    for wrong in ((5, 2, 0), (17, 2, 0), (8, 1, 0), (8, 4, 0), (8, 2, -1), (8, 2, 4097)):
         with pytest.raises(MalformedError):
             Code(*wrong)
 

@@ -29,7 +29,7 @@ MIN_COLUMNS: Final = 6
 MAX_COLUMNS: Final = 16
 """The largest `c`."""
 RATE_BITS: Final = (2, 3)
-MAX_BUDGET: Final = 1 << 16
+MAX_BUDGET: Final = 1 << 12
 """How many openings a hiding commitment may be made for."""
 MAX_PROVABLE_BYTES: Final = MAX_GRAPH_BYTES + 1024
 MAX_WEIGHTS_BYTES: Final = 1 << 30
