@@ -14,8 +14,12 @@ from verispect.core.errors import MalformedError, Reason, StoreError
 MAX_FILE_BYTES: Final = 80 * 1024 * 1024
 
 
-def read_file(path: Path) -> bytes:
+def read_file(path: Path, *, limit: int = MAX_FILE_BYTES) -> bytes:
     """Read a whole file.
+
+    Args:
+        path: where it is.
+        limit: the most octets that it may have.
 
     Raises:
         StoreError: `store-failed` where it cannot be read.
@@ -23,12 +27,12 @@ def read_file(path: Path) -> bytes:
     """
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_FILE_BYTES + 1)
+            data = file.read(limit + 1)
     except OSError as error:
         raise StoreError(
             f"cannot read {path}: {error.strerror}", reason=Reason.STORE_FAILED
         ) from error
-    if len(data) > MAX_FILE_BYTES:
+    if len(data) > limit:
         raise MalformedError(f"{path} is too large", reason=Reason.TOO_LARGE)
     return data
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,10 +30,16 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     source = add.add_mutually_exclusive_group(required=True)
     source.add_argument("--file", type=Path, help="a GGUF or ONNX file")
     source.add_argument("--catalogue", metavar="NAME", help="a known model of an installed package")
+    source.add_argument(
+        "--integer", type=Path, metavar="DIR", help="a folder that `verispect proof import` wrote"
+    )
     source.add_argument("--remote", metavar="URL", help="base address of an OpenAI-compatible API")
     add.add_argument("--upstream-model", help="with --remote: the name to ask it for")
     add.add_argument("--chat-template", type=Path, help="text that replaces the file's template")
-    add.add_argument("--licence", help="with --file: SPDX identifier, for the manifest")
+    add.add_argument("--parent", help="with --integer: id of the model that it was made from")
+    add.add_argument(
+        "--licence", help="with --file or --integer: SPDX identifier, for the manifest"
+    )
     add.add_argument("--replace", action="store_true", help="let the name stand for this model now")
     add.add_argument("--qualify", action="store_true", help="also find its determinism class")
     listing = actions.add_parser("list", help="list the registered models")
@@ -66,7 +73,13 @@ def _add(registry: ModelRegistry, arguments: argparse.Namespace) -> None:
     name, replace, progress = arguments.name, arguments.replace, _progress()
     if (arguments.remote is None) != (arguments.upstream_model is None):
         raise RequestError("--remote and --upstream-model go together")
-    if arguments.remote is not None:
+    if arguments.parent is not None and arguments.integer is None:
+        raise RequestError("--parent needs --integer", parameter="parent")
+    if arguments.integer is not None:
+        if template is not None or arguments.qualify:
+            raise RequestError("an integer model is exact by its format and takes no template")
+        model = _add_integer(registry, arguments)
+    elif arguments.remote is not None:
         if template is not None or arguments.qualify:
             raise RequestError("a remote model takes no chat template and cannot be qualified")
         model = registration.register_remote(
@@ -90,6 +103,33 @@ def _add(registry: ModelRegistry, arguments: argparse.Namespace) -> None:
     print(model.model_id.hex())
     if arguments.qualify:
         _qualify(registry, arguments)
+
+
+def _add_integer(registry: ModelRegistry, arguments: argparse.Namespace) -> RegisteredModel:
+    from verispect.core.encoding import Digest, from_hex
+    from verispect.models.integer_model import PROVABLE_FILE, WEIGHTS_FILE, register_integer
+    from verispect.proof.provable import MAX_WEIGHTS_BYTES, ProvableModel
+    from verispect.proof.prover.prove import commit_model
+
+    def holds(model: ProvableModel, weights: Sequence[Any]) -> bool:
+        if model.budget:
+            raise RequestError("a commitment that hides its weights cannot be registered yet")
+        again, _ = commit_model(
+            model.graph, weights, columns=model.columns, rate_bits=model.rate_bits
+        )
+        return again.root == model.root
+
+    folder: Path = arguments.integer
+    return register_integer(
+        registry,
+        arguments.name,
+        read_file(folder / PROVABLE_FILE),
+        read_file(folder / WEIGHTS_FILE, limit=MAX_WEIGHTS_BYTES),
+        commitment_holds=holds,
+        parent=None if arguments.parent is None else Digest(from_hex(arguments.parent, length=32)),
+        licence=arguments.licence,
+        replace=arguments.replace,
+    )
 
 
 def _chat_template(arguments: argparse.Namespace) -> str | None:
