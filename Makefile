@@ -101,6 +101,10 @@ bench-ledger: .venv/.test  ## Ingest, time to checkpoint, a large log, and the c
 bench-receipt: .venv/.test  ## Receipt size, minting and verifying
 	@$(RUN) bench/receipt.py
 
+.PHONY: bench-proof
+bench-proof: .venv/.test  ## Time, size and memory of proofs of seven models
+	@$(RUN) bench/proof.py
+
 .PHONY: bench-tlog
 bench-tlog: .venv/.test  ## Hashing, leaves and proofs of the log, without a disk
 	@$(RUN) bench/tlog.py

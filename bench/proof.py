@@ -1,0 +1,181 @@
+"""Proofs of named models: CPU time, verification, size and memory, one fresh process for each.
+
+`python bench/proof.py [MODEL …]`. The CPU seconds are user and system time of one warm proof, the
+least of several; the peak is that of a process that loads the model and proves, with what Python
+and NumPy take. ezkl is never installed by this, and no figure of it is quoted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from report import figure, progress
+
+MODELS = (
+    "mlp_784_128_10",
+    "lenet5",
+    "dense_1024",
+    "trees_20x3",
+    "params_10m",
+    "rapidocr_cls",
+    "opennsfw",
+)
+CONTEXT = bytes(32)
+MAXIMUM_RUNS = 7
+ENOUGH_SECONDS = 20.0
+ZERO_KNOWLEDGE_OPENINGS = 8
+
+
+def prepare(name: str, folder: Path) -> None:
+    """Import a model and keep it with one input: importing is not part of what is measured."""
+    import numpy as np
+    from proof_subjects import SUBJECTS
+
+    from verispect.proof.provable import ProvableModel, encode_weights
+
+    subject = SUBJECTS[name]()
+    graph = subject.model.graph
+    placeholder = ProvableModel(graph, 6, 2, bytes(32))
+    (folder / "model").write_bytes(placeholder.encode())
+    (folder / "weights").write_bytes(encode_weights(subject.model.weights))
+    np.save(folder / "input.npy", subject.inputs[:1])
+    report = subject.model.report
+    (folder / "report.json").write_text(
+        json.dumps({"agreement": report.agreement, "samples": report.samples})
+    )
+
+
+def measure(folder: Path, budget: int) -> dict[str, float]:
+    """Commit, prove and verify in this process."""
+    import resource
+
+    import numpy as np
+
+    from verispect.proof.arithmetic import read_input
+    from verispect.proof.parameters import smallest_code
+    from verispect.proof.provable import ProvableModel, decode_weights
+    from verispect.proof.prover.prove import commit_model, make_prover, prove
+    from verispect.proof.verifier import verify_proof
+
+    graph = ProvableModel.decode((folder / "model").read_bytes()).graph
+    weights = decode_weights(graph, (folder / "weights").read_bytes())
+    inputs = read_input(graph.input, np.load(folder / "input.npy")).integers
+    code = smallest_code(graph, 1, masking_budget=budget)
+    model, commitment = commit_model(
+        graph,
+        weights,
+        columns=code.column_variables,
+        rate_bits=code.rate_bits,
+        masking_budget=budget,
+    )
+    # The openings of a benchmark hide nothing from anybody: they are not counted.
+    prover = make_prover(model, weights, commitment, lambda: None)
+    best = wall = float("inf")
+    spent = 0.0
+    for number in range(MAXIMUM_RUNS):
+        cpu, started = time.process_time(), time.perf_counter()
+        result = prove(prover, inputs, mode=code.mode, context=CONTEXT)
+        cpu = time.process_time() - cpu
+        spent += cpu
+        if number:  # The first one compiles kernels, or reads them from the cache.
+            best, wall = min(best, cpu), min(wall, time.perf_counter() - started)
+        if number and spent > ENOUGH_SECONDS:
+            break
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    data = result.proof.encode()
+    verifying = float("inf")
+    for _ in range(5):
+        started = time.perf_counter()
+        verified = verify_proof(
+            data,
+            model=model,
+            mode=code.mode,
+            context=CONTEXT,
+            inputs=inputs,
+            outputs=result.trace.output,
+        )
+        verifying = min(verifying, time.perf_counter() - started)
+    return {
+        "cpu": best,
+        "wall": wall,
+        "verify": verifying,
+        "bytes": len(data),
+        "peak": peak,
+        "bits": verified.security_bits,
+    }
+
+
+def _in_fresh_process(*arguments: str) -> Any:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, __file__, *arguments],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise RuntimeError(f"measuring failed with code {done.returncode}")
+    return json.loads(done.stdout) if done.stdout else None
+
+
+def bench(name: str) -> None:
+    with tempfile.TemporaryDirectory() as place:
+        progress(f"{name}: importing")
+        _in_fresh_process("--prepare", name, place)
+        progress(f"{name}: proving")
+        open_ = _in_fresh_process("--measure", place, "0")
+        accuracy = json.loads((Path(place) / "report.json").read_text())
+        figure(
+            f"{name}.prove_cpu_seconds",
+            open_["cpu"],
+            "s",
+            wall_seconds=round(open_["wall"], 4),
+            security_bits=round(open_["bits"], 1),
+            **accuracy,
+        )
+        figure(f"{name}.verify_seconds", open_["verify"], "s")
+        figure(f"{name}.proof_bytes", open_["bytes"], "bytes")
+        figure(f"{name}.peak_bytes", open_["peak"], "bytes")
+        progress(f"{name}: proving in mode zero-knowledge")
+        hiding = _in_fresh_process("--measure", place, str(ZERO_KNOWLEDGE_OPENINGS))
+        figure(
+            f"{name}.zk_prove_cpu_seconds",
+            hiding["cpu"],
+            "s",
+            of_succinct=round(hiding["cpu"] / open_["cpu"], 2),
+            verify_seconds=round(hiding["verify"], 4),
+            proof_bytes=hiding["bytes"],
+            peak_bytes=hiding["peak"],
+        )
+
+
+def main(arguments: list[str]) -> int:
+    if arguments[:1] == ["--prepare"]:
+        prepare(arguments[1], Path(arguments[2]))
+        return 0
+    if arguments[:1] == ["--measure"]:
+        print(json.dumps(measure(Path(arguments[1]), int(arguments[2]))))
+        return 0
+    unknown = set(arguments) - set(MODELS)
+    if unknown:
+        sys.exit(f"bench: no such model: {', '.join(sorted(unknown))}; there are {MODELS}")
+    failed = 0
+    for name in arguments or MODELS:
+        try:
+            bench(name)
+        except RuntimeError as error:
+            progress(f"{name}: {error}")
+            failed += 1
+    return min(failed, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
