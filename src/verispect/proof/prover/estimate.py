@@ -30,6 +30,7 @@ from verispect.proof.parameters import (
 )
 from verispect.proof.prover import kernels_sumcheck as kernels
 from verispect.proof.prover.commit import KEPT_BYTES
+from verispect.proof.prover.prove import KEPT_WEIGHTS_BYTES
 
 _LEAF: Final = 200.0
 """Nanoseconds per leaf of the lookups, filling, building and proving the tree."""
@@ -127,6 +128,19 @@ def _hit(places: int, draws: float) -> float:
     return places * -math.expm1(draws * math.log1p(-1 / places)) if places > 1 else 1.0
 
 
+def _kept_bytes(shape: ProofShape) -> list[int]:
+    """Return how large the code words of each commitment are, 0 where they are not kept."""
+    limits = [KEPT_WEIGHTS_BYTES] + [KEPT_BYTES] * (len(shape.row_counts) - 1)
+    sizes = [BASE_BYTES * rows * shape.code.length for rows in shape.row_counts]
+    return [size if size <= limit else 0 for size, limit in zip(sizes, limits, strict=True)]
+
+
+def _unkept(shape: ProofShape) -> int:
+    """Return the rows whose code words are computed again for an opening."""
+    kept = _kept_bytes(shape)
+    return sum(rows for rows, size in zip(shape.row_counts, kept, strict=True) if not size)
+
+
 def _committed(shape: ProofShape) -> list[int]:
     """Return the rows committed to for every proof: all but the weights."""
     return list(shape.row_counts[1:])
@@ -137,8 +151,7 @@ def _work(graph: Graph, shape: ProofShape, batch: int) -> float:
     rows = _committed(shape)
     word = _CODE_WORD * code.column_variables + _HASHED
     committed = sum(rows) * code.length * word + len(rows) * code.length * _PLACE
-    unkept = [count for count in shape.row_counts if count * code.length * 8 > KEPT_BYTES]
-    again = sum(unkept) * code.columns * code.queries * _AGAIN
+    again = _unkept(shape) * code.columns * code.queries * _AGAIN
     used = sum(1 << count for count in block_variables(graph, batch, hidden_input=hidden))
     entries = sum(shape.row_counts) * code.columns * _ENTRY
     sums = sum(1 << count for count in sum_variables(graph, batch)) * _PRODUCT
@@ -191,7 +204,7 @@ def _memory(graph: Graph, shape: ProofShape, batch: int) -> int:
         for each in layout.witness_arrays(graph, batch, hidden_input=shape.hidden_input)
     )
     matrices = 4 * code.columns * sum(shape.row_counts)
-    words = sum(min(8 * rows * code.length, KEPT_BYTES) for rows in shape.row_counts)
+    words = sum(_kept_bytes(shape))
     tree = 64 << shape.leaf_variables
     sums = sum(48 << count for count in sum_variables(graph, batch))
     return _RESIDENT + 16 * weights + 2 * arrays + matrices + words + tree + sums

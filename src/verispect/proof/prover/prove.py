@@ -43,6 +43,8 @@ Integers = npt.NDArray[np.integer]
 Progress = Callable[[str, float], None]
 """Called between steps with the step's name and the share of the work done; may raise to cancel."""
 
+KEPT_WEIGHTS_BYTES: Final = 1 << 29
+"""Code words of weights up to this size are kept: every proof opens them, and none makes them."""
 PROVER_NAME: Final = "verispect-1"
 
 
@@ -117,7 +119,7 @@ def commit_model(
     tails = None
     if code.hides:
         tails = random_elements(randomness, len(matrix), code.degree_bound - code.columns)
-    commitment = commit(matrix, code, tails=tails)
+    commitment = commit(matrix, code, tails=tails, kept_bytes=KEPT_WEIGHTS_BYTES)
     return ProvableModel(graph, columns, rate_bits, commitment.root, masking_budget), commitment
 
 
