@@ -510,7 +510,7 @@ def trusted_root_cases() -> Iterator[Case]:
     yield refused("version-fraction", "1.0 is not 1", trusted_root(verispectTrustedRoot=1.0))
     yield refused("keys-missing", "no keys", without("issuerKeys"))
     yield refused("keys-object", "keys that are not an array", trusted_root(issuerKeys={}))
-    yield refused("member-unknown", "an unknown member", trusted_root(logs=[]))
+    yield refused("member-unknown", "an unknown member", trusted_root(oracles=[]))
     twice = trusted_root()[:-1] + ', "issuerKeys": []}'
     yield refused("member-twice", "a member given twice", twice)
     yield refused("expires-text", "a time of text", trusted_root(expiresAt="never"))

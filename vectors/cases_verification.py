@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -161,6 +162,14 @@ def _signature_and_key() -> Iterator[Case]:
     yield _case("key-not-yet-valid", "signed too early", no, "key-not-yet-valid", data=early)
     # A holder of a revoked key can date back, so revocation counts whenever it was signed.
     yield _case("key-revoked", "revoked after signing", no, "key-revoked", data=receipt(REVOKED))
+    for name, at, answer in (
+        ("key-compromised", SIGNED_AT, (no, "key-compromised")),
+        ("key-compromised-later", SIGNED_AT + 1, (no, "key-compromised")),
+    ):
+        root = json.loads(trusted_root())
+        root["issuerKeys"][0]["compromisedAt"] = at
+        title = "a compromised key without a log proof from before"
+        yield _case(name, title, *answer, trustedRoot=json.dumps(root))
     development = receipt(DEVELOPMENT)
     yield _case("development-key", "not accepted", no, "development-key", data=development)
 

@@ -96,6 +96,8 @@ class Proving:
     def _spawn(self) -> None:
         # What a dead process had begun is begun again; its receipts are there.
         self.jobs.recover(lambda _inference_id: True)
+        # Idle threads of matrix products spin for longer than they would compute.
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
         context = multiprocessing.get_context("spawn")
         self._process = context.Process(target=work, args=self._arguments, daemon=True)
         self._process.start()
