@@ -46,6 +46,8 @@ class Reason(StrEnum):
     MALFORMED_LOG_PROOF = "malformed-log-proof"
     MALFORMED_LEAF = "malformed-leaf"
     MALFORMED_PROOF = "malformed-proof"
+    MALFORMED_PRICE_SHEET = "malformed-price-sheet"
+    MALFORMED_PAYMENT = "malformed-payment"
     TOO_LARGE = "too-large"
     TOO_DEEP = "too-deep"
     # Understood, but not by this version.
@@ -132,6 +134,10 @@ class Reason(StrEnum):
     CHAIN_UNEXPECTED = "chain-unexpected"
     CHAIN_UNCONFIRMED = "chain-unconfirmed"
     CHAIN_FAILED = "chain-failed"
+    # The bill and the payment, checked.
+    METERING_MISSING = "metering-missing"
+    METERING_MISMATCH = "metering-mismatch"
+    PAYMENT_INVALID = "payment-invalid"
     # Our own roots.
     TRUSTED_ROOT_EMPTY = "trusted-root-empty"
     TRUSTED_ROOT_STALE = "trusted-root-stale"
@@ -145,6 +151,9 @@ class Reason(StrEnum):
     INTERNAL_ERROR = "internal-error"
     ASSURANCE_UNKNOWN = "assurance-unknown"
     ASSURANCE_UNAVAILABLE = "assurance-unavailable"
+    PRICE_UNKNOWN = "price-unknown"
+    PAYMENT_CONFLICT = "payment-conflict"
+    PAYMENT_OVERDUE = "payment-overdue"
     MODEL_NOT_FOUND = "model-not-found"
     MODEL_CHANGED = "model-changed"
     MODEL_EXISTS = "model-exists"
