@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,8 +28,8 @@ def _processes_that_name(text: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_demo_verifies_twice_and_refuses_once(tmp_path: Path) -> None:
-    """Two real models answer, both receipts verify, the forged answer fails, nothing is left."""
+def test_demo_verifies_three_answers_and_refuses_two(tmp_path: Path) -> None:
+    """Three real models answer, one proven; changed answers are refused; nothing is left."""
     home = str(tmp_path / "demo home")
     done = subprocess.run(
         [sys.executable, str(DEMO)],
@@ -41,8 +42,12 @@ def test_demo_verifies_twice_and_refuses_once(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [line.strip() for line in done.stdout.splitlines()]
     assert lines.count("OK: verified under policy signed") == 2
-    (refusal,) = [line for line in lines if line.startswith("FAIL: ")]
-    assert "refused" in refusal
-    assert "-mismatch)" in refusal
+    assert lines.count("OK: verified under policy proven") == 1
+    assert any(re.fullmatch(r"execution +asserted, proven", line) for line in lines)
+    refusals = [line for line in lines if line.startswith("FAIL: ")]
+    assert len(refusals) == 2
+    for refusal in refusals:
+        assert "refused" in refusal
+        assert "-mismatch)" in refusal
     assert "Traceback" not in done.stdout + done.stderr
     assert _processes_that_name(home) == []
