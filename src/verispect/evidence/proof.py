@@ -199,6 +199,8 @@ def _one_tensor(opened: OpenedParts, part: Part) -> Sequence[Any] | None:
     row = tensors[0]
     if type(row) is not list or [type(item) for item in row] != [str, str, list, bytes]:
         raise _refused("expected name, datatype, shape and data", reason)
+    if any(type(size) is not int for size in row[2]):  # True equals 1 and is another content.
+        raise _refused("a shape is not of integers", reason)
     return row
 
 

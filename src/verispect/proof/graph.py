@@ -142,15 +142,23 @@ class Graph:
 
         The first of them is what a maximum takes outside its source.
         """
-        if tensor == 0:
+        origin = self._origins[tensor]
+        if origin == 0:
             return self.input.minimum, self.input.maximum
-        node = self.nodes[tensor - 1]
-        if isinstance(node, Maximum):
-            return self.value_range(node.source)
-        if node.requantise is None:
+        node = self.nodes[origin - 1]
+        if isinstance(node, Maximum) or node.requantise is None:
             return None
         table = self.tables[node.requantise.table]
         return table.minimum, table.maximum
+
+    @cached_property
+    def _origins(self) -> tuple[int, ...]:
+        """The tensor that every tensor's values come from, through any number of maxima."""
+        origins = [0]
+        for number, node in enumerate(self.nodes, start=1):
+            through = isinstance(node, Maximum) and 0 <= node.source < number
+            origins.append(origins[node.source] if through else number)  # type: ignore[union-attr]
+        return tuple(origins)
 
     @cached_property
     def positive_part_bits(self) -> int | None:

@@ -20,8 +20,10 @@ from verispect.proof.verifier.algebra import Point, dot, equalities
 
 MAX_WINDOW_STEPS: Final = 1 << 22
 """Sizes of axes, and places times taps, that a verifier walks through for all nodes together."""
-_STAGE_STEPS: Final = 16
-"""What the arrays of one stage of a maximum are worth beside its axes."""
+_STAGE_STEPS: Final = 256
+"""What the arrays of one stage of a maximum are worth beside its axes, however short these are."""
+_TERM_STEPS: Final = 64
+"""The same for one term of an affine node."""
 
 
 class Axis(Protocol):
@@ -305,7 +307,7 @@ def require_modest(graph: Graph) -> None:
             for term in node.terms:
                 kernel = (0, *_kernel(graph, term))
                 steps += sum(m * k for m, k in zip(outputs, kernel, strict=False))
-                steps += sum(outputs) + sum(graph.shapes[term.source])
+                steps += sum(outputs) + sum(graph.shapes[term.source]) + _TERM_STEPS
     if steps > MAX_WINDOW_STEPS:
         raise MalformedError("the graph's windows are too large", reason=Reason.TOO_LARGE)
 
