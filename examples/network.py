@@ -164,7 +164,8 @@ class Network:
             *("status", "log", "--trusted-root", str(self.root), "--operator"),
             self.url("operator"),
         )
-        view: dict[str, Any] = json.loads(shown)
+        # Before the witnesses answered there is no log to read, and the command says so.
+        view: dict[str, Any] = json.loads(shown or '{"receipts": [], "forks": [], "digest": ""}')
         return view
 
     def row(self, receipt: str) -> dict[str, Any]:
@@ -352,6 +353,7 @@ def cheat(network: Network) -> None:
     for name in NODES:
         network.stop(name)
     victim = ask(network, "signed")[-1]
+    network.until("the log", partial(network.is_met, victim))
     tamper(victim)
     for name in NODES:
         network.follow(name)
