@@ -188,3 +188,12 @@ def test_a_policy_that_cannot_be_met_is_refused() -> None:
             NodePolicy(threshold, listed)
     with pytest.raises(MalformedError):
         NodePolicy(1, [node, TrustedNode("b", node.key)])
+
+
+def test_k_nodes_that_were_given_nothing_fail_the_receipt() -> None:
+    """One node may have a bad line; k of them show that the receipt is withheld."""
+    unknown = {"outcome": Outcome.UNKNOWN, "reason": "receipt-withheld", "claim": Claim.LOGGED}
+    leaves = [receipt_leaf(1), verdict(1, **unknown), verdict(1, at=T0 + 1, **unknown)]
+    assert outcome(leaves) == (State.MET, None)
+    leaves.append(verdict(1, node="node-b", **unknown))
+    assert outcome(leaves) == (State.FAILED, Reason.RECEIPT_WITHHELD)
