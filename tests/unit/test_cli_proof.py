@@ -16,6 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 from verispect.cli import main
 from verispect.cli.arrays import read_array
 from verispect.core.errors import RequestError
+from verispect.proof.provable import ProvableModel, decode_weights, encode_weights
+from verispect.proof.prover.prove import commit_model
 
 SAMPLES = np.random.default_rng(3).normal(size=(40, 6)).astype(np.float32)
 
@@ -211,3 +213,19 @@ def test_an_integer_model_is_registered_with_its_own_weights_only(made, tmp_path
     capsys.readouterr()
     assert main.main([*add, str(forged)]) == 4
     assert "model-changed" in capsys.readouterr().err
+
+
+def test_weights_whose_values_could_leave_their_range_are_not_registered(
+    made, tmp_path, capsys
+) -> None:
+    """An honest commitment to weights that break the model's bounds is refused."""
+    folder = shutil.copytree(made / "open", tmp_path / "wide")
+    model = ProvableModel.decode((folder / "provable-model.cbor").read_bytes())
+    weights = decode_weights(model.graph, (folder / "weights.cbor").read_bytes())
+    wide = [weight.astype(np.int64) * 1000 for weight in weights]
+    again, _ = commit_model(model.graph, wide, columns=model.columns, rate_bits=model.rate_bits)
+    (folder / "provable-model.cbor").write_bytes(again.encode())
+    (folder / "weights.cbor").write_bytes(encode_weights(wide))
+    registry = ["--registry", str(tmp_path / "registry")]
+    assert main.main(["models", "add", "--name", "wide", *registry, "--integer", str(folder)]) == 4
+    assert "malformed-model" in capsys.readouterr().err

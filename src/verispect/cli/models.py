@@ -108,6 +108,7 @@ def _add(registry: ModelRegistry, arguments: argparse.Namespace) -> None:
 def _add_integer(registry: ModelRegistry, arguments: argparse.Namespace) -> RegisteredModel:
     from verispect.core.encoding import Digest, from_hex
     from verispect.models.integer_model import PROVABLE_FILE, WEIGHTS_FILE, register_integer
+    from verispect.proof.bounds import compute_bounds
     from verispect.proof.provable import MAX_WEIGHTS_BYTES, ProvableModel
     from verispect.proof.prover.prove import commit_model
 
@@ -117,7 +118,11 @@ def _add_integer(registry: ModelRegistry, arguments: argparse.Namespace) -> Regi
         again, _ = commit_model(
             model.graph, weights, columns=model.columns, rate_bits=model.rate_bits
         )
-        return again.root == model.root
+        if again.root != model.root:
+            return False
+        # A proof is about integers that never wrap around, which only the weights can show.
+        compute_bounds(model.graph, weights)
+        return True
 
     folder: Path = arguments.integer
     return register_integer(
