@@ -53,7 +53,8 @@ def read_input(source: Input, values: npt.ArrayLike, *, batch: int | None = None
     numbers = np.asarray(values)
     if numbers.dtype.kind not in "buif":
         raise RequestError("expected an array of real numbers")
-    numbers = numbers.astype(np.float64)
+    with np.errstate(invalid="ignore"):  # A signalling NaN is refused below like any other.
+        numbers = numbers.astype(np.float64)
     size = math.prod(source.shape)
     count = numbers.size // size if batch is None else batch
     if count < 1 or numbers.size != count * size:
