@@ -43,6 +43,10 @@ _Floats: TypeAlias = npt.NDArray[np.floating]
 _EXACT_IN_BINARY32: Final = 1 << 24
 
 
+_ONE_THREAD: Final = 1 << 18
+"""Multiplications for which BLAS uses the calling thread alone."""
+
+
 @dataclass(frozen=True, slots=True)
 class NodeTrace:
     """What one node adds to the witness, each array with the batch axis first and unpadded.
@@ -183,8 +187,7 @@ class Runtime:
         batch = len(source)
         if places == 1 and groups == 1:
             rows: _Floats = patches.reshape(batch, -1).astype(kind)
-            products: npt.NDArray[np.int64] = (rows @ matrix[0].T).astype(np.int64)
-            return products.reshape(batch, *shape)
+            return _in_parts(rows, matrix[0]).astype(np.int64).reshape(batch, *shape)
         result = np.empty((batch, *shape), np.int64)
         for request in range(batch):
             columns = patches[request].astype(kind).reshape(groups, -1, places)
@@ -239,6 +242,17 @@ class Runtime:
             largest = np.maximum(largest, value)
             stages.append(largest)
         return NodeTrace(None, (), tuple(stages), largest)
+
+
+def _in_parts(rows: _Floats, matrix: _Floats) -> _Floats:
+    """Return `rows @ matrix.T`, in parts so small that BLAS wakes no other thread for them.
+
+    A thread of OpenBLAS goes on spinning after its work: for one row that costs a hundred times
+    what the product does.
+    """
+    step = max(1, _ONE_THREAD // max(1, rows.size))
+    parts = [rows @ matrix[start : start + step].T for start in range(0, len(matrix), step)]
+    return np.concatenate(parts, axis=1)
 
 
 def _patches(
