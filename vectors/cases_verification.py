@@ -23,6 +23,7 @@ from material import (
     REVOKED,
     SIGNED_AT,
     UNLISTED,
+    VectorKey,
     batch,
     derived,
     model,
@@ -38,8 +39,15 @@ from material import (
 from verispect.appraisal.policy import SIGNED
 from verispect.core.commitments import Opening, Part
 from verispect.core.encoding import encode
-from verispect.core.receipt import EvidenceEntry
+from verispect.core.receipt import EvidenceEntry, InferenceReceipt
 from verispect.core.statement import ModelIdentity, PromisedEvidence
+from verispect.evidence.log_inclusion import make_log_evidence
+from verispect.tlog.checkpoint import Checkpoint, sign_checkpoint
+from verispect.tlog.cosignature import cosign, witness_key
+from verispect.tlog.merkle import leaf_hash
+from verispect.tlog.note import VerifierKey
+from verispect.tlog.receipt_leaf import ReceiptLeaf
+from verispect.tlog.tlog_proof import TlogProof
 
 VERIFIED = ("verified", None)
 
@@ -170,6 +178,7 @@ def _signature_and_key() -> Iterator[Case]:
         root["issuerKeys"][0]["compromisedAt"] = at
         title = "a compromised key without a log proof from before"
         yield _case(name, title, *answer, trustedRoot=json.dumps(root))
+    yield from _compromised()
     development = receipt(DEVELOPMENT)
     yield _case("development-key", "not accepted", no, "development-key", data=development)
 
@@ -199,6 +208,32 @@ def _batch() -> Iterator[Case]:
     field = good[start : start + 64] + b"\x04\x01\x00\x00" + bytes(320)
     large = sign1(payload, protected=header, signature=field)
     yield _case("batch-1025", "a tree of 1025 leaves", no, invalid, data=large)
+
+
+def _compromised() -> Iterator[Case]:
+    """A key that somebody else may hold since a time, with and without a witnessed log."""
+    log, witness = VectorKey("log"), VectorKey("witness")
+    origin, seen_at = "vectors.example/log", SIGNED_AT + 1000
+    vkey = VerifierKey(origin, log.public_key).encode()
+    promised = (PromisedEvidence("signature"), PromisedEvidence("log", None, NOW))
+    bare = InferenceReceipt.parse(receipt(evidence=promised))
+    leaf = ReceiptLeaf.of(bare).encode()
+    head = Checkpoint(origin, 1, leaf_hash(leaf))
+    cosigned = cosign(head, name="witness", seconds=seen_at // 1000, signer=witness)
+    signed = sign_checkpoint(head, signer=log).with_signatures([cosigned])
+    entry = make_log_evidence(leaf, TlogProof(0, (), signed), collected_at=seen_at)
+    logged = replace(bare.envelope, evidence=(entry.to_row(),)).encode()
+    for name, description, at, data, verdict in (
+        ("accept-seen-before-compromise", "witnesses saw it before", seen_at + 1, logged, VERIFIED),
+        ("key-compromised-when-seen", "witnesses saw it at that time", seen_at, logged, None),
+    ):
+        root = json.loads(trusted_root())
+        root["issuerKeys"][0]["compromisedAt"] = at
+        root["logs"] = [{"origin": origin, "keys": [vkey]}]
+        witness_vkey = witness_key("witness", witness).encode()
+        root["witnesses"] = {"threshold": 1, "keys": [witness_vkey]}
+        result, reason = verdict or ("refused", "key-compromised")
+        yield _case(name, description, result, reason, data=data, trustedRoot=json.dumps(root))
 
 
 def _times_and_nonce() -> Iterator[Case]:
