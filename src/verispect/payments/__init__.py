@@ -1,5 +1,6 @@
-"""Paid inference with x402: prices, the durable life of a payment, settlement on a chain.
+"""Paid inference: prices, and the durable life of a payment from its reservation to its capture.
 
-The room may import `core` to `ledger`; it knows nothing of HTTP. It refuses to run an inference
-and to decide whether assurance was met: it is told. Only `x402_adapter` imports `x402`.
+The room may import `core` to `node`; it knows nothing of HTTP. It refuses to run an inference
+and to decide whether assurance was met: it is told. It moves no money itself either: a
+`Settlement` does, and none for a real chain is here yet.
 """
