@@ -124,6 +124,7 @@ class PaymentLife(RuleBasedStateMachine):
         assert reservation.is_new == (before is None)
         if before is not None:
             assert reservation.payment == before
+            assert before.request == digest
         if reservation.is_new:
             self.machine.execute(self._id(name))
             self.served.setdefault(name, []).append(request)
@@ -155,7 +156,8 @@ class PaymentLife(RuleBasedStateMachine):
         except Error:
             assert self._state(name) is not State.DELIVERED
             return
-        if payment.state is State.CAPTURING:
+        if payment.charge != 0 and name not in self.owed:
+            assert payment.state is State.CAPTURING
             self.assured.add(name)
             self.owed.add(name)
 
