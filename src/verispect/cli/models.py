@@ -106,31 +106,38 @@ def _add(registry: ModelRegistry, arguments: argparse.Namespace) -> None:
 
 
 def _add_integer(registry: ModelRegistry, arguments: argparse.Namespace) -> RegisteredModel:
+    from verispect.cli.proof import COMMITMENT_FILE, load_prover
     from verispect.core.encoding import Digest, from_hex
     from verispect.models.integer_model import PROVABLE_FILE, WEIGHTS_FILE, register_integer
     from verispect.proof.bounds import compute_bounds
     from verispect.proof.provable import MAX_WEIGHTS_BYTES, ProvableModel
     from verispect.proof.prover.prove import commit_model
 
+    folder: Path = arguments.integer
+    hides = ProvableModel.decode(read_file(folder / PROVABLE_FILE)).budget > 0
+
     def holds(model: ProvableModel, weights: Sequence[Any]) -> bool:
-        if model.budget:
-            raise RequestError("a commitment that hides its weights cannot be registered yet")
-        again, _ = commit_model(
-            model.graph, weights, columns=model.columns, rate_bits=model.rate_bits
-        )
-        if again.root != model.root:
+        if hides:
+            # Its masks cannot be drawn again: the stored commitment is what proves.
+            root = load_prover(folder).commitment.root
+        else:
+            again, _ = commit_model(
+                model.graph, weights, columns=model.columns, rate_bits=model.rate_bits
+            )
+            root = again.root
+        if root != model.root:
             return False
         # A proof is about integers that never wrap around, which only the weights can show.
         compute_bounds(model.graph, weights)
         return True
 
-    folder: Path = arguments.integer
     return register_integer(
         registry,
         arguments.name,
         read_file(folder / PROVABLE_FILE),
         read_file(folder / WEIGHTS_FILE, limit=MAX_WEIGHTS_BYTES),
         commitment_holds=holds,
+        hiding_commitment=folder / COMMITMENT_FILE if hides else None,
         parent=None if arguments.parent is None else Digest(from_hex(arguments.parent, length=32)),
         licence=arguments.licence,
         replace=arguments.replace,
