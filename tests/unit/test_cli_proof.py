@@ -198,18 +198,29 @@ def test_an_array_file_that_could_run_or_lies_is_refused(tmp_path) -> None:
 
 
 def test_an_integer_model_is_registered_with_its_own_weights_only(made, tmp_path, capsys) -> None:
-    """A folder is registered by name; one with other weights, or that hides them, is refused."""
+    """A folder is registered by name, one that hides its weights too; other weights are refused."""
     registry = ["--registry", str(tmp_path / "registry")]
     add = ["models", "add", "--name", "small", *registry, "--integer"]
     assert main.main([*add, str(made / "open")]) == 0
     assert re.fullmatch("[0-9a-f]{64}", capsys.readouterr().out.strip())
     assert main.main(["models", "list", *registry]) == 0
     assert "exact" in capsys.readouterr().out
-    assert main.main([*add, str(made / "hidden")]) == 2
-    forged = shutil.copytree(made / "open", tmp_path / "forged")
-    weights = bytearray((forged / "weights.cbor").read_bytes())
-    weights[20] ^= 1
-    (forged / "weights.cbor").write_bytes(weights)
+    hidden = ["models", "add", "--name", "hidden", *registry, "--integer"]
+    assert main.main([*hidden, str(made / "hidden")]) == 0
+    for kind in ("open", "hidden"):
+        _refuse_other_weights(made / kind, tmp_path / f"forged-{kind}", add, capsys)
+
+
+def _refuse_other_weights(folder, copy, add, capsys) -> None:
+    forged = shutil.copytree(folder, copy)
+    model = ProvableModel.decode((forged / "provable-model.cbor").read_bytes())
+    weights = [
+        weight.astype(np.int64)
+        for weight in decode_weights(model.graph, (forged / "weights.cbor").read_bytes())
+    ]
+    first = weights[0].reshape(-1)
+    first[0] -= np.sign(first[0]) or -1
+    (forged / "weights.cbor").write_bytes(encode_weights(weights))
     capsys.readouterr()
     assert main.main([*add, str(forged)]) == 4
     assert "model-changed" in capsys.readouterr().err

@@ -5,12 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from verispect.cli.files import read_file, to_json
 from verispect.cli.places import default_home
-from verispect.core.errors import MalformedError, Reason, RequestError
+from verispect.core.errors import MalformedError, Reason, RequestError, StoreError
 
 if TYPE_CHECKING:
     from verispect.models.blobs import Progress
@@ -105,6 +106,10 @@ def _add(registry: ModelRegistry, arguments: argparse.Namespace) -> None:
         _qualify(registry, arguments)
 
 
+_SAMPLE: Final = tuple(range(1, 9))
+"""Columns of a hiding commitment that are computed again when it is registered."""
+
+
 def _add_integer(registry: ModelRegistry, arguments: argparse.Namespace) -> RegisteredModel:
     from verispect.cli.proof import COMMITMENT_FILE, load_prover
     from verispect.core.encoding import Digest, from_hex
@@ -119,7 +124,13 @@ def _add_integer(registry: ModelRegistry, arguments: argparse.Namespace) -> Regi
     def holds(model: ProvableModel, weights: Sequence[Any]) -> bool:
         if hides:
             # Its masks cannot be drawn again: the stored commitment is what proves.
-            root = load_prover(folder).commitment.root
+            stored = load_prover(folder).commitment
+            # Other weights would show in every column; these are computed anew and compared.
+            try:
+                replace(stored, words=None, checked=True).open(_SAMPLE)
+            except StoreError:
+                return False
+            root = stored.root
         else:
             again, _ = commit_model(
                 model.graph, weights, columns=model.columns, rate_bits=model.rate_bits
