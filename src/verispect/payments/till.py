@@ -1,0 +1,111 @@
+"""What the gateway asks of the payment layer: what to demand, what was presented, what to answer.
+
+One `Till` stands between HTTP and the schemes. It knows the wire form of x402 and the chain, so
+that the gateway knows neither. It refuses to decide when something is run or captured; that is the
+machine's (`verispect.payments.machine`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from verispect.core.encoding import Digest
+from verispect.core.errors import Error
+from verispect.payments.authorisation import Authorisation
+from verispect.payments.pricing import Quote
+from verispect.payments.settlement import Settlement
+from verispect.payments.store import Payment
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """What one request has to be paid with."""
+
+    quote: Quote
+    resource: str
+    """The URL that was asked, without query."""
+    request: Digest
+    """Digest of the request that is paid for: of its method, path and body."""
+    streamed: bool
+    """Whether the answer would be streamed; only what is already enforceable is then accepted."""
+    assurance_seconds: int
+    """How long the required assurance may take after the answer, at most."""
+
+
+@dataclass(frozen=True, slots=True)
+class Presented:
+    """A payment that came with a request, checked against its demand."""
+
+    authorisation: Authorisation
+    payer: str
+    """Address of the payer, in lower case."""
+    identifier: str | None
+    """The client's `payment-identifier`, where it sent one."""
+    demand: Demand
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptNotice:
+    """What the response says of the inference receipt; everything large is fetched by digest."""
+
+    receipt_id: str
+    """Hexadecimal SHA-256 of the receipt."""
+    url: str
+    usage: dict[str, int]
+    charge: int
+
+
+class Till(Protocol):
+    """Methods MAY block; none may run on an event loop."""
+
+    @property
+    def settlement(self) -> Settlement:
+        """Who moves the money, for the payment machine."""
+        ...
+
+    def price_list(self) -> dict[str, Any]:
+        """Return the public price list: sheet, schemes in order, networks, assets, payee."""
+        ...
+
+    def demand(self, demand: Demand, refused: Error | None = None) -> str:
+        """Return the value of `PAYMENT-REQUIRED`: every accepted way to pay, with signed offers.
+
+        Args:
+            demand: what is to be paid.
+            refused: why the payment that was presented is not accepted.
+        """
+        ...
+
+    def read(self, header: str, demand: Demand) -> Presented:
+        """Read and verify the value of `PAYMENT-SIGNATURE`, without reserving anything.
+
+        Raises:
+            MalformedError: `malformed-payment`, `too-large`.
+            VerificationError: `payment-invalid` where the signature, the amount, the recipient,
+                the network, the balance or the time is not as demanded.
+            RequestError: `payment-conflict` where the channel is busy or its amount stale.
+        """
+        ...
+
+    def released(self, payment: Payment) -> None:
+        """Note that a reserved authorisation was given up, so that its channel is free again."""
+        ...
+
+    def delivered(self, payment: Payment) -> None:
+        """Note, durably, what was delivered and charged: a voucher's charged total moves."""
+        ...
+
+    def response(self, payment: Payment, notice: ReceiptNotice | None) -> str:
+        """Return the value of `PAYMENT-RESPONSE`, below 8 KB.
+
+        Args:
+            payment: as it stands; one that failed or was released says so.
+            notice: of the receipt, where there is one.
+        """
+        ...
+
+    def sweep(self, owed: Sequence[Payment]) -> int:
+        """Settle many payments with as few transactions as can be (channel claims); return how many."""
+        ...
