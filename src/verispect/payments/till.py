@@ -107,5 +107,5 @@ class Till(Protocol):
         ...
 
     def sweep(self, owed: Sequence[Payment]) -> int:
-        """Settle many payments with as few transactions as can be (channel claims); return how many."""
+        """Settle many payments in as few transactions as can be; return how many payments."""
         ...
