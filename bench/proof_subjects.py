@@ -31,6 +31,8 @@ class Subject(NamedTuple):
 
     model: ImportedModel
     inputs: npt.NDArray[Any]
+    peer: bytes | None = None
+    """The same float model in ONNX as another prover can take it, where one is compared with."""
 
 
 def _onnx(
@@ -98,6 +100,7 @@ def mlp_784_128_10() -> Subject:
             evaluation=others.reshape(-1, 784),
         ),
         others.reshape(-1, 784),
+        data,
     )
 
 
@@ -123,12 +126,14 @@ def lenet5() -> Subject:
         "w4": _drawn(rng, 84, 120),
         **{f"b{n}": np.zeros(size, np.float32) for n, size in enumerate((6, 16, 120, 84), 1)},
     }
-    pool = {"kernel_shape": [2, 2], "strides": [2, 2]}
+    # Defaults are written out: not every importer knows them.
+    pool = {"kernel_shape": [2, 2], "strides": [2, 2], "pads": [0] * 4}
+    one = {"kernel_shape": [5, 5], "strides": [1, 1], "dilations": [1, 1]}
     nodes = [
-        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], pads=[2, 2, 2, 2]),
+        helper.make_node("Conv", ["x", "w1", "b1"], ["c1"], pads=[2] * 4, **one),
         helper.make_node("Relu", ["c1"], ["r1"]),
         helper.make_node("MaxPool", ["r1"], ["p1"], **pool),
-        helper.make_node("Conv", ["p1", "w2", "b2"], ["c2"]),
+        helper.make_node("Conv", ["p1", "w2", "b2"], ["c2"], pads=[0] * 4, **one),
         helper.make_node("Relu", ["c2"], ["r2"]),
         helper.make_node("MaxPool", ["r2"], ["p2"], **pool),
         helper.make_node("Flatten", ["p2"], ["f"]),
@@ -148,6 +153,7 @@ def lenet5() -> Subject:
     return Subject(
         import_onnx(data, calibration=images[:100, None], evaluation=others[:, None]),
         others[:, None],
+        data,
     )
 
 
@@ -167,7 +173,7 @@ def dense_1024() -> Subject:
     constants = {"w": _drawn(rng, 1024, 1024), "b": np.zeros(1024, np.float32)}
     inputs = rng.normal(size=(40, 1024)).astype(np.float32)
     data = _onnx(nodes, constants, (1024,), 1024)
-    return Subject(import_onnx(data, calibration=inputs[:20]), inputs[20:])
+    return Subject(import_onnx(data, calibration=inputs[:20]), inputs[20:], data)
 
 
 def trees_20x3() -> Subject:
@@ -182,8 +188,60 @@ def trees_20x3() -> Subject:
     trained.fit(rows, labels % 2)
     proto = to_onnx(trained, rows[:1], options={id(trained): {"zipmap": False}}, target_opset=17)
     return Subject(
-        import_onnx(proto.SerializeToString(), calibration=rows[:100], evaluation=unseen), unseen
+        import_onnx(proto.SerializeToString(), calibration=rows[:100], evaluation=unseen),
+        unseen,
+        _trees_as_products(trained, rows.shape[1]),
     )
+
+
+def _trees_as_products(trained: Any, features: int) -> bytes:
+    """Return boosted trees as matrix products and comparisons, for importers that know no trees.
+
+    One product finds each inner node's feature, a comparison the way taken there; a second product
+    counts how many nodes of a leaf's path were taken its way, and who has all of them is the leaf.
+    """
+    thresholds: list[float] = []
+    chosen: list[int] = []
+    paths: list[dict[int, bool]] = []
+    values: list[float] = []
+    for (estimator,) in trained.estimators_:
+        tree = estimator.tree_
+        pending: list[tuple[int, dict[int, bool]]] = [(0, {})]
+        while pending:
+            node, path = pending.pop()
+            left, right = int(tree.children_left[node]), int(tree.children_right[node])
+            if left < 0:
+                paths.append(path)
+                values.append(float(tree.value[node].item()) * trained.learning_rate)
+                continue
+            number = len(thresholds)
+            thresholds.append(float(tree.threshold[node]))
+            chosen.append(int(tree.feature[node]))
+            pending += [(left, {**path, number: True}), (right, {**path, number: False})]
+    picks = np.zeros((features, len(chosen)), np.float32)
+    picks[chosen, range(len(chosen))] = 1
+    ways = np.zeros((len(chosen), len(paths)), np.float32)
+    for leaf, path in enumerate(paths):
+        for number, goes_left in path.items():
+            ways[number, leaf] = 1 if goes_left else -1
+    wanted = np.array([[sum(path.values()) for path in paths]], np.float32)
+    constants: dict[str, npt.NDArray[Any]] = {
+        "picks": picks,
+        "thresholds": np.array([thresholds], np.float32),
+        "ways": ways,
+        "wanted": wanted,
+        "values": np.array(values, np.float32)[:, None],
+    }
+    nodes = [
+        helper.make_node("MatMul", ["x", "picks"], ["at"]),
+        helper.make_node("LessOrEqual", ["at", "thresholds"], ["left"]),
+        helper.make_node("Cast", ["left"], ["taken"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["taken", "ways"], ["counted"]),
+        helper.make_node("Equal", ["counted", "wanted"], ["is"]),
+        helper.make_node("Cast", ["is"], ["leaf"], to=TensorProto.FLOAT),
+        helper.make_node("MatMul", ["leaf", "values"], ["y"]),
+    ]
+    return _onnx(nodes, constants, (features,), 1)
 
 
 def params_10m() -> Subject:

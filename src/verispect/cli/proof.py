@@ -114,6 +114,7 @@ def _import(arguments: argparse.Namespace) -> None:
     from verispect.proof.provable import encode_weights
     from verispect.proof.prover.prove import commit_model
     from verispect.proof.prover.stored_commitment import save
+    from verispect.proof.verifier.views import require_modest
 
     other = arguments.evaluation
     imported = import_onnx(
@@ -123,6 +124,7 @@ def _import(arguments: argparse.Namespace) -> None:
         input_shape=_shape(arguments.input_shape),
         output=arguments.output,
     )
+    require_modest(imported.graph)
     code = smallest_code(
         imported.graph,
         arguments.batch,

@@ -28,6 +28,7 @@ from verispect.models.registration import ENGINES
 from verispect.models.registry import ModelRegistry
 from verispect.models.verified import RegisteredModel
 from verispect.proof.provable import ProvableModel, decode_weights
+from verispect.proof.verifier.views import require_modest
 
 PROVABLE_FILE: Final = "provable-model.cbor"
 WEIGHTS_FILE: Final = "weights.cbor"
@@ -72,6 +73,7 @@ def register_integer(
         StoreError: `store-failed`.
     """
     model = ProvableModel.decode(provable)
+    require_modest(model.graph)  # What no verifier would take is not sold as provable.
     arrays = decode_weights(model.graph, weights)
     if not commitment_holds(model, arrays):
         raise ModelError(
