@@ -1,6 +1,6 @@
 """Reads the runnable blocks of the documentation.
 
-Conventions, for `README.md` and `docs/guides/*.md`:
+Conventions, for `README.md`, `docs/*.md` and `docs/guides/*.md`:
 
 - a fenced block `console` holds commands: each line that begins with `$ ` is one, a trailing
   backslash continues it, every other line is output, shown to people and not compared;
@@ -56,7 +56,8 @@ class Block:
 
 def documents() -> list[Path]:
     """Return the files whose blocks are runnable."""
-    return [ROOT / "README.md", *sorted((ROOT / "docs" / "guides").glob("*.md"))]
+    docs = ROOT / "docs"
+    return [ROOT / "README.md", *sorted(docs.glob("*.md")), *sorted(docs.glob("guides/*.md"))]
 
 
 def blocks(path: Path) -> Iterator[Block]:

@@ -213,14 +213,18 @@ class Chain:
             except BlockNotFound:
                 return None
 
-    def call(self, to: str, data: bytes, *, block: int | None = None) -> bytes:
-        """Ask a contract, changing nothing.
+    def call(
+        self, to: str, data: bytes, *, block: int | None = None, sender: str | None = None
+    ) -> bytes:
+        """Ask a contract, changing nothing, as the sender would ask it.
 
         Raises:
             VerificationError: `chain-reverted`.
             NetworkError: `network-failed`, `chain-failed`.
         """
         transaction: TxParams = {"to": _address(to), "data": _hex(data)}
+        if sender is not None:
+            transaction["from"] = _address(sender)
         with _node("call the contract"):
             return bytes(self.web3.eth.call(transaction, "latest" if block is None else block))
 

@@ -21,9 +21,9 @@ import json
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from eth_account import Account
 from eth_tester import EthereumTester, PyEVMBackend
@@ -53,12 +53,17 @@ _FUNDING_KEY: Final = (1).to_bytes(32, "big")
 _HEADER: Final = {"verispect": "development-chain", "version": 1}
 
 
+Genesis: TypeAlias = Mapping[bytes, Mapping[str, Any]]
+"""For each address its `balance`, `nonce`, `code` and `storage` in the first block."""
+
+
 class _DeterministicBackend(PyEVMBackend):  # type: ignore[misc]
     """py-evm whose blocks depend on nothing but their transactions and the times given."""
 
-    def __init__(self) -> None:
+    def __init__(self, genesis: Genesis | None) -> None:
         super().__init__(
-            genesis_parameters=PyEVMBackend.generate_genesis_params({"timestamp": GENESIS_TIME})
+            genesis_parameters=PyEVMBackend.generate_genesis_params({"timestamp": GENESIS_TIME}),
+            genesis_state=genesis,
         )
 
     def set_next_time(self, seconds: int) -> None:
@@ -89,13 +94,20 @@ class DevelopmentProvider(BaseProvider):
     Args:
         directory: where the journal is kept; without one the chain ends with the process.
         now: seconds since 1970, for the times of blocks.
+        genesis: what the first block holds, where it is more than eth-tester's accounts. A journal
+            is opened only with the genesis that it began with.
     """
 
     def __init__(
-        self, directory: Path | None = None, *, now: Callable[[], int] = lambda: int(time.time())
+        self,
+        directory: Path | None = None,
+        *,
+        now: Callable[[], int] = lambda: int(time.time()),
+        genesis: Genesis | None = None,
     ) -> None:
         super().__init__()
         self._now = now
+        self._genesis = genesis
         self._lock = threading.RLock()
         self._start()
         self._journal: Path | None = None
@@ -106,7 +118,7 @@ class DevelopmentProvider(BaseProvider):
                 pass
 
     def _start(self) -> None:
-        self._backend = _DeterministicBackend()
+        self._backend = _DeterministicBackend(self._genesis)
         self.tester = EthereumTester(self._backend)
         self._inner = EthereumTesterProvider(self.tester)
         self._middleware = self._inner._middleware  # noqa: SLF001  web3 has no other door to it
