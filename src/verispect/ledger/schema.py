@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from pathlib import Path
 from typing import Final
 
@@ -27,6 +28,8 @@ APPLICATION_ID: Final = 0x56535054
 """ASCII `VSPT`, written to the file header so that `file` and we know whose it is."""
 
 SETUP_BUSY_MILLISECONDS: Final = 10_000
+
+_WAL_RETRY_SECONDS: Final = 0.002
 
 CACHE_KIBIBYTES: Final = 32 * 1024
 """Receipt ids are random, so that every insert meets another page of their index."""
@@ -129,7 +132,7 @@ def open_writer(database: Path, *, busy_milliseconds: int = 0) -> sqlite3.Connec
     except sqlite3.Error as exc:
         raise store_error("open the receipt store", exc) from exc
     try:
-        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        mode = enter_wal(connection, busy_milliseconds=busy_milliseconds)
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIBIBYTES}")
@@ -148,6 +151,27 @@ def open_writer(database: Path, *, busy_milliseconds: int = 0) -> sqlite3.Connec
             reason=Reason.STORE_FAILED,
         )
     return connection
+
+
+def enter_wal(connection: sqlite3.Connection, *, busy_milliseconds: int) -> str:
+    """Put a database into WAL mode, where it is not, and return the mode that it has.
+
+    A connection that has to change the mode while another one writes is told BUSY at once: SQLite
+    does not ask its busy handler there. So two that open one new file would fail, and wait here.
+
+    Raises:
+        sqlite3.Error: also where the time was not enough.
+    """
+    deadline = time.monotonic() + busy_milliseconds / 1000
+    while True:
+        try:
+            (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        except sqlite3.Error as error:
+            if not is_locked(error) or time.monotonic() >= deadline:
+                raise
+            time.sleep(_WAL_RETRY_SECONDS)
+        else:
+            return str(mode)
 
 
 def open_inserter(database: Path) -> sqlite3.Connection:

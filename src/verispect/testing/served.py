@@ -73,6 +73,13 @@ class ServedGateway:
             raise AssertionError(f"the gateway did not start: {self.log()[-2000:]}")
         self.url = line.split()[-1]
 
+    def await_ready(self) -> None:
+        """Return once requests are answered: the receipts of interrupted streams are there then.
+
+        The port is open before that, and who connects meanwhile waits.
+        """
+        httpx.get(self.url + "/healthz", timeout=_FETCH_SECONDS).raise_for_status()
+
     @property
     def process_id(self) -> int:
         """The server's process."""
