@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from verispect.core.encoding import Digest
 from verispect.core.errors import Error
@@ -17,6 +17,9 @@ from verispect.payments.authorisation import Authorisation
 from verispect.payments.pricing import Quote
 from verispect.payments.settlement import Settlement
 from verispect.payments.store import Payment
+
+EXECUTION_SECONDS: Final = 240
+"""How long an answer may take to make; its payment has to last for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,9 +32,18 @@ class Demand:
     request: Digest
     """Digest of the request that is paid for: of its method, path and body."""
     streamed: bool
-    """Whether the answer would be streamed; only what is already enforceable is then accepted."""
+    """Whether anything of the answer leaves before it is captured: it is streamed, or its assurance
+    comes later. Only what is already enforceable is then accepted."""
     assurance_seconds: int
     """How long the required assurance may take after the answer, at most."""
+
+    @property
+    def lasting_seconds(self) -> int:
+        """How long after it is presented a payment MUST last; what is offered lasts longer.
+
+        The deadline that the machine is given is so many seconds after the reservation.
+        """
+        return EXECUTION_SECONDS + self.assurance_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,11 +102,17 @@ class Till(Protocol):
         ...
 
     def released(self, payment: Payment) -> None:
-        """Note that a reserved authorisation was given up, so that its channel is free again."""
+        """Note that a reserved authorisation was given up, so that its channel is free again.
+
+        Told again after a crash; the second time changes nothing.
+        """
         ...
 
     def delivered(self, payment: Payment) -> None:
-        """Note, durably, what was delivered and charged: a voucher's charged total moves."""
+        """Note, durably, what was delivered and charged: a voucher's charged total moves.
+
+        Told again after a crash; the second time changes nothing.
+        """
         ...
 
     def response(self, payment: Payment, notice: ReceiptNotice | None) -> str:
