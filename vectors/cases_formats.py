@@ -285,6 +285,7 @@ def statement_cases() -> Iterator[Case]:
         18: [b"t" * 16, 0, 3],
         13: [["signature", None, None], ["example", digest, None], ["later", None, 1]],
         19: digest,
+        20: ["support", 2, digest],
     }
     yield case("accept", "a good statement", statement().encode(), None)
     yield case("accept-everything", "every field", encode(statement_map() | everything), None)

@@ -32,6 +32,7 @@ from verispect.core.statement import (
     Price,
     PromisedEvidence,
     ServedLane,
+    ServiceBinding,
     StreamBinding,
     TransactionBinding,
 )
@@ -45,6 +46,7 @@ FULL = material.statement(
     payment=PaymentBinding("exact", DIGEST),
     transaction=TransactionBinding(b"t" * 16, 0, 3),
     confidential=DIGEST,
+    service=ServiceBinding("support", 2, DIGEST),
     evidence=[PromisedEvidence("signature"), PromisedEvidence("example", DIGEST, 5)],
 )
 OTHER_DIGEST = b"e" * 32
@@ -96,6 +98,9 @@ STATEMENT_FIELDS: dict[str, tuple[str, dict[str, Any]]] = {
     "transaction.index": ("place in a transaction", within("transaction", index=1)),
     "transaction.count": ("size of a transaction", within("transaction", count=4)),
     "confidential": ("key of an encrypted request", {"confidential": OTHER_DIGEST}),
+    "service.name": ("service", within("service", name="sales")),
+    "service.version": ("version of a service", within("service", version=1)),
+    "service.digest": ("digest of a version", within("service", digest=OTHER_DIGEST)),
 }
 
 NESTED = {
@@ -105,6 +110,7 @@ NESTED = {
     "price": Price,
     "payment": PaymentBinding,
     "transaction": TransactionBinding,
+    "service": ServiceBinding,
 }
 
 

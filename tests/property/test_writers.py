@@ -17,6 +17,7 @@ from verispect.core.statement import (
     Price,
     PromisedEvidence,
     ServedLane,
+    ServiceBinding,
     StreamBinding,
     TransactionBinding,
 )
@@ -61,6 +62,8 @@ statements = st.builds(
     transaction=st.none()
     | st.builds(TransactionBinding, st.binary(min_size=16, max_size=16), counts, counts),
     confidential=st.none() | digests,
+    service=st.none()
+    | st.builds(ServiceBinding, names, counts.filter(lambda number: number > 0), digests),
 )
 tensors = st.builds(
     Tensor,

@@ -99,6 +99,12 @@ def _statement_view(statement: InferenceStatement) -> dict[str, Any]:
         }
     if statement.confidential is not None:
         view["confidential"] = statement.confidential.hex()
+    if (service := statement.service) is not None:
+        view["service"] = {
+            "name": service.name,
+            "version": service.version,
+            "digest": service.digest.hex(),
+        }
     return view
 
 

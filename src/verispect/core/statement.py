@@ -113,6 +113,17 @@ class TransactionBinding:
 
 
 @dataclass(frozen=True, slots=True)
+class ServiceBinding:
+    """The published version of a service whose system prompt and tools were used."""
+
+    name: str
+    version: int
+    """1, 2, 3 and so on."""
+    digest: Digest
+    """Digest of the version's signed envelope (spec/log.md section 8.3)."""
+
+
+@dataclass(frozen=True, slots=True)
 class PromisedEvidence:
     """Evidence that stands with this receipt, or that is due by a deadline."""
 
@@ -158,6 +169,8 @@ class InferenceStatement:
     transaction: TransactionBinding | None = None
     confidential: Digest | None = None
     """Digest of the key to which the request came encrypted; `None` where it came in the clear."""
+    service: ServiceBinding | None = None
+    """The service that was asked, and the version of it that answered."""
     version: int = field(default=STATEMENT_VERSION)
 
     def encode(self) -> bytes:
@@ -186,7 +199,7 @@ class InferenceStatement:
 # -- Wire form ------------------------------------------------------------------------------------
 
 _REQUIRED: Final = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13})
-_OPTIONAL: Final = frozenset({14, 15, 16, 17, 18, 19})
+_OPTIONAL: Final = frozenset({14, 15, 16, 17, 18, 19, 20})
 
 
 def _malformed(what: str) -> MalformedError:
@@ -273,6 +286,7 @@ def _from_map(fields: Any) -> InferenceStatement:
         payment=_when_present(fields, 17, _payment),
         transaction=_when_present(fields, 18, _transaction),
         confidential=_when_present(fields, 19, partial(_digest, name="confidential")),
+        service=_when_present(fields, 20, _service),
     )
     if statement.sequence == 0:
         raise _malformed("sequence starts at 1")
@@ -361,4 +375,14 @@ def _transaction(value: Any) -> TransactionBinding:
     binding = TransactionBinding(identifier, _integer(index, "index"), _integer(count, "count"))
     if binding.index >= binding.count:
         raise _malformed("transaction index is not below its count")
+    return binding
+
+
+def _service(value: Any) -> ServiceBinding:
+    name, version, digest = _row(value, 3, "service")
+    binding = ServiceBinding(
+        _text(name, "service"), _integer(version, "version"), _digest(digest, "service version")
+    )
+    if binding.version == 0:
+        raise _malformed("versions of a service start at 1")
     return binding

@@ -63,6 +63,8 @@ def statement_map(statement: InferenceStatement) -> dict[int, Any]:
         result[18] = [transaction.transaction_id, transaction.index, transaction.count]
     if statement.confidential is not None:
         result[19] = statement.confidential
+    if (service := statement.service) is not None:
+        result[20] = [service.name, service.version, service.digest]
     return result
 
 
@@ -120,6 +122,9 @@ def _optional_fields(statement: InferenceStatement) -> list[bytes]:
         fields.append(b"\x12\x83" + byte_string(transaction.transaction_id) + place)
     if statement.confidential is not None:
         fields.append(b"\x13" + byte_string(statement.confidential))
+    if (service := statement.service) is not None:
+        version = integer(service.version) + byte_string(service.digest)
+        fields.append(b"\x14\x83" + text(service.name) + version)
     return fields
 
 

@@ -30,7 +30,7 @@ _INTEGER: Final = (
 )
 _POSITIVE: Final = b"(?!\x00)" + _INTEGER
 _SEQUENCE, _RECEIVED, _COMPLETED, _SIGNED, _COMMITMENTS, _USAGE, _NONCE = 2, 3, 4, 5, 9, 11, 14
-_FIXED: Final = frozenset({1, 6, 7, 8, 10, 12, 13})
+_FIXED: Final = frozenset({1, 6, 7, 8, 10, 12, 13, 20})
 _SUBJECT: Final = re.compile(r"[0-9a-f]{32}")
 _SIGNATURE_CONTEXT: Final = b"\x84\x6aSignature1"
 _LEAF_HEAD: Final = 8
