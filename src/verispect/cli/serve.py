@@ -182,8 +182,7 @@ def _operate_log(configuration: ServiceConfiguration) -> LogOperation | None:
     from verispect.gateway.log_service import LogConfiguration, operate_log
 
     issuer = Issuer.load(Path(configuration.keys))
-    receipts = Path(configuration.state) / "receipts"
-    return operate_log(LogConfiguration(**configuration.log), issuer, receipts)
+    return operate_log(LogConfiguration(**configuration.log), issuer, Path(configuration.state))
 
 
 def _check_numbers(arguments: argparse.Namespace) -> None:

@@ -178,11 +178,15 @@ class LogDoor:
         return entries
 
     async def attach(self, data: bytes) -> bytes:
-        """Return a receipt with the evidence that it promised for later, as far as it is here."""
+        """Return a receipt with the evidence that it promised for later, as far as it is here.
+
+        What is attached already is not attached again.
+        """
         receipt = InferenceReceipt.parse(data)
+        here = {entry.digest() for entry in receipt.evidence}
         later = await self.do(lambda: self.attached(receipt))
-        rows = [*receipt.envelope.evidence, *(entry.to_row() for entry in later)]
-        return replace(receipt.envelope, evidence=tuple(rows)).encode()
+        new = [entry.to_row() for entry in later if entry.digest() not in here]
+        return replace(receipt.envelope, evidence=(*receipt.envelope.evidence, *new)).encode()
 
     def close(self) -> None:
         """End the thread and let go of the database."""

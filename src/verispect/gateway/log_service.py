@@ -15,11 +15,14 @@ from typing import Final
 from verispect.appraisal.policy import AUDITED, LOGGED
 from verispect.attesters.signer import KEY_FILE, Issuer
 from verispect.evidence.log_trust import majority, parse_node
+from verispect.evidence.proof import KIND as PROOF_KIND
 from verispect.gateway.log_door import LogDoor, LogSettings
+from verispect.gateway.log_evidence import FinishedProofs
 from verispect.gateway.recording import Recorder
 from verispect.ledger.log.description import LogDescription
 from verispect.ledger.log.embedded import LogFolder
 from verispect.ledger.log.operation import LogOperation
+from verispect.ledger.log.promises import PromiseBook, PromiseKeeper
 from verispect.ledger.log.sources import ReceiptOutbox
 from verispect.ledger.log.submission import Parties
 from verispect.ledger.log.witnesses import Witness
@@ -28,6 +31,11 @@ from verispect.tlog.cosignature import WitnessPolicy
 from verispect.tlog.status_table import NodePolicy
 
 POOL_SECONDS: Final = 0.5
+RECEIPTS_FOLDER: Final = "receipts"
+PROOFS_DATABASE: Final = "proofs.sqlite"
+"""Both in the gateway's own folder of state."""
+PROMISES_FILE: Final = "promises.sqlite3"
+"""In the log's folder: what its receipts promised and is not in the log yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,23 +107,33 @@ def open_door(configuration: LogConfiguration, recorder: Recorder) -> LogDoor:
     return door
 
 
-def operate_log(configuration: LogConfiguration, issuer: Issuer, receipts: Path) -> LogOperation:
-    """Start to operate the log: follow the receipts, integrate, ask the witnesses.
+def operate_log(configuration: LogConfiguration, issuer: Issuer, state: Path) -> LogOperation:
+    """Start to operate the log: follow the receipts, keep their promises, ask the witnesses.
 
     Args:
         configuration: what the operator decided.
         issuer: whose receipts the log takes.
-        receipts: the folder of the receipt store.
+        state: the gateway's folder, with the receipt store and the queue of proofs.
 
     Raises:
         MalformedError: `malformed-key`, `malformed-policy`.
         StoreError: `store-failed`, `store-conflict`.
     """
     settings = log_settings(configuration, issuer)
+    book = PromiseBook(Path(configuration.folder) / PROMISES_FILE)
+    outbox = ReceiptOutbox(
+        state / RECEIPTS_FOLDER / DATABASE_NAME, keys=[issuer.signer.public_key], notice=book
+    )
+    keeper = PromiseKeeper(
+        book,
+        settings.folder.tiles,
+        evidence={PROOF_KIND: FinishedProofs(state / PROOFS_DATABASE)},
+        auditors=settings.parties.auditors,
+    )
     operation = LogOperation(
         settings.folder,
         _log_key(configuration, issuer).signer,
-        sources=[ReceiptOutbox(receipts / DATABASE_NAME)],
+        sources=[outbox, keeper],
         witnesses=[Witness.parse(text) for text in configuration.witnesses],
         threshold=settings.witnesses.threshold,
         pool_seconds=POOL_SECONDS,

@@ -27,7 +27,12 @@ from verispect.gateway.app import Application, create_app
 from verispect.gateway.attestation import KeyAttestation
 from verispect.gateway.confidential import ConfidentialDoor
 from verispect.gateway.limits import Limits
-from verispect.gateway.log_service import LogConfiguration, open_door
+from verispect.gateway.log_service import (
+    PROOFS_DATABASE,
+    RECEIPTS_FOLDER,
+    LogConfiguration,
+    open_door,
+)
 from verispect.gateway.metrics import Metrics
 from verispect.gateway.pool import EngineOptions, RegistryPool
 from verispect.gateway.proving import PROOF_SECONDS, Proving, can_prove
@@ -106,7 +111,7 @@ class Service:
             ),
         )
         self.store = ReceiptStore.open(
-            state / "receipts", issuer_key_id=issuer.signer.public_key.key_id
+            state / RECEIPTS_FOLDER, issuer_key_id=issuer.signer.public_key.key_id
         )
         attestation = door = None
         limits = limits or Limits()
@@ -130,7 +135,7 @@ class Service:
         if can_prove() and any(pool.find(name).provable for name in pool.names()):
             proving = Proving(
                 Path(configuration.registry),
-                state / "proofs.sqlite",
+                state / PROOFS_DATABASE,
                 seconds=configuration.proof_seconds,
             )
         self.recorder = Recorder(
