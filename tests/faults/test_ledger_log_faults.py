@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 
+from log_faults import Faults, FaultyState, FaultyTiles, in_child
 from log_receipts import LOG_SIGNER, ORIGIN, SIGNER, a_receipt, an_entry
 from log_stores import (
     EmbeddedStores,
@@ -51,65 +52,6 @@ STEPS = 27
 """Calls that change something in one run; `test_the_steps_are_all_tried` holds it."""
 
 _NAMES = count()
-
-
-class Faults:
-    """Fails the n-th call that changes something."""
-
-    def __init__(self, at: int, how: str) -> None:
-        self.left = at
-        self.how = how
-        self.calls = 0
-
-    def around(self, call: Callable[[], object], half: Callable[[], object] | None) -> object:
-        self.calls += 1
-        self.left -= 1
-        if self.left != 0:
-            return call()
-        if self.how.startswith("kill"):
-            if self.how == "kill after":
-                call()
-            os.kill(os.getpid(), signal.SIGKILL)
-        if self.how == "after":
-            call()
-        if self.how == "halfway" and half is not None:
-            half()
-        raise StoreError("injected", reason=Reason.STORE_FAILED)
-
-
-class FaultyState:
-    """A state whose changes may fail."""
-
-    def __init__(self, inner: LogState, faults: Faults) -> None:
-        self._inner, self._faults = inner, faults
-
-    def __getattr__(self, name: str):
-        method = getattr(self._inner, name)
-        if name not in ("take_over", "accept", "advance", "register_evidence"):
-            return method
-        return lambda *arguments, **named: self._faults.around(
-            lambda: method(*arguments, **named), None
-        )
-
-
-class FaultyTiles:
-    """A tile store whose changes may fail."""
-
-    def __init__(self, inner: TileStore, faults: Faults) -> None:
-        self._inner, self._faults = inner, faults
-
-    def get(self, path: str) -> bytes | None:
-        return self._inner.get(path)
-
-    def put(self, files) -> None:
-        half = files[: len(files) // 2]
-        self._faults.around(lambda: self._inner.put(files), lambda: self._inner.put(half))
-
-    def publish(self, path: str, data: bytes) -> None:
-        self._faults.around(lambda: self._inner.publish(path, data), None)
-
-    def remove_partials(self, paths) -> None:
-        self._faults.around(lambda: self._inner.remove_partials(paths), None)
 
 
 class Run:
@@ -268,21 +210,6 @@ async def test_a_receipt_that_was_followed_is_not_followed_again(tmp_path, how):
 ACKNOWLEDGEMENT = struct.Struct(">32sQ")
 
 
-def _in_child(work: Callable[[], None]) -> int:
-    """Run `work` in a process of its own and return the signal that ended it, or 0."""
-    child = os.fork()
-    if child == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-
-
 def _acknowledged(path: Path) -> dict[Digest, int]:
     data = path.read_bytes() if path.exists() else b""
     whole = len(data) - len(data) % ACKNOWLEDGEMENT.size
@@ -304,7 +231,7 @@ def test_a_process_that_is_killed_at_any_step_loses_nothing(tmp_path, how):
         work = lambda at=at, stores=stores, noted=noted: _go_noting(  # noqa: E731
             stores, Faults(at, how), noted
         )
-        assert _in_child(work) == signal.SIGKILL
+        assert in_child(work) == signal.SIGKILL
         seen = []
         data = stores.tiles().get(CHECKPOINT_PATH)
         if data is not None:
@@ -382,4 +309,4 @@ def test_a_full_disk_refuses_and_recovers(tmp_path):
         run.go()
         check(stores, run.acknowledged, run.seen)
 
-    assert _in_child(work) == 0
+    assert in_child(work) == 0
