@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -74,6 +74,17 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class Event:
+    """What a contract left in the chain for others to find."""
+
+    address: str
+    topics: tuple[bytes, ...]
+    data: bytes
+    transaction: bytes
+    block_number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Inclusion:
     """A transaction in a block."""
 
@@ -83,6 +94,8 @@ class Inclusion:
     gas_used: int
     contract: str | None
     """Address of the contract that it created."""
+
+    logs: tuple[Event, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +251,35 @@ class Chain:
         with _node("read the account's balance"):
             return int(self.web3.eth.get_balance(_address(address)))
 
+    def events(
+        self, address: str, topics: Sequence[bytes | None], *, first: int, last: int
+    ) -> list[Event]:
+        """Return the events of a contract in a range of blocks, in order.
+
+        Args:
+            address: of the contract.
+            topics: what they must be, in order; `None` is any.
+            first: number of the first block.
+            last: number of the last one.
+        """
+        wanted: list[Any] = [None if topic is None else _hex(topic) for topic in topics]
+        with _node("look for events"):
+            found = self.web3.eth.get_logs(
+                {
+                    "address": _address(address),
+                    "topics": wanted,
+                    "fromBlock": HexStr(hex(first)),
+                    "toBlock": HexStr(hex(last)),
+                }
+            )
+            return [_event(log) for log in found]
+
     # -- Sending ------------------------------------------------------------------------------
+
+    def pending_nonce(self, address: str) -> int:
+        """Return how many transactions of the account are in blocks or wait for one."""
+        with _node("read the account's nonce"):
+            return int(self.web3.eth.get_transaction_count(_address(address), "pending"))
 
     def next_nonce(self, address: str) -> int:
         """Return how many transactions of the account are in blocks."""
@@ -306,6 +347,7 @@ class Chain:
                 int(receipt["status"]) == 1,
                 int(receipt["gasUsed"]),
                 None if contract is None else str(contract),
+                tuple(_event(log) for log in receipt.get("logs") or ()),
             )
 
     def confirmations(self, inclusion: Inclusion) -> int:
@@ -326,6 +368,16 @@ class Chain:
 
 def _block(value: Any) -> Block:
     return Block(int(value["number"]), bytes(value["hash"]), int(value["timestamp"]))
+
+
+def _event(value: Any) -> Event:
+    return Event(
+        str(value["address"]),
+        tuple(bytes(topic) for topic in value["topics"]),
+        bytes(value["data"]),
+        bytes(value["transactionHash"]),
+        int(value["blockNumber"]),
+    )
 
 
 def _address(text: str) -> ChecksumAddress:
