@@ -16,6 +16,12 @@ from verispect.core.envelope import STATEMENT_TYPE, open_envelope, sign_envelope
 from verispect.core.errors import Error, Reason
 from verispect.core.receipt import InferenceReceipt
 from verispect.core.statement import PromisedEvidence, TransactionBinding
+from verispect.core.transaction import (
+    TRANSACTION_TYPE,
+    Failure,
+    TransactionOutcome,
+    TransactionStatement,
+)
 from verispect.tlog.fork import ForkEvidence
 from verispect.tlog.leaf import (
     FORK_TYPE,
@@ -101,6 +107,12 @@ COVERAGE = Coverage(
 )  # fmt: skip
 
 
+TRANSACTION = TransactionStatement(
+    b"t" * 16, 1, 2, TransactionOutcome.FAILED, sha256(b"policy"), 3, sha256(b"root"),
+    failure=Failure("evidence-overdue", 1), nonce=sha256(b"nonce"),
+)  # fmt: skip
+
+
 def fork():
     log, other = MemoryLog(entries(3)), MemoryLog(entries(3, "other"))
     return ForkEvidence(log.checkpoint(), other.checkpoint(), other.root, ())
@@ -112,6 +124,7 @@ SIGNED = {
     LeafKind.PROMPT_VERSION: signed(SECOND_VERSION, PROMPT_VERSION_TYPE, "support"),
     LeafKind.COVERAGE: signed(COVERAGE, COVERAGE_TYPE, "epoch 1"),
     LeafKind.FORK: signed(fork(), FORK_TYPE, "log.example"),
+    LeafKind.TRANSACTION: signed(TRANSACTION, TRANSACTION_TYPE, (b"t" * 16).hex()),
 }
 LATE = LateEvidenceLeaf(RECEIPT.receipt_id, "proof", sha256(b"proof"), 1234, 5)
 MISSED = MissedDeadlineLeaf(RECEIPT.receipt_id, "proof", 4, 5)

@@ -36,6 +36,8 @@ class Reason(StrEnum):
     MALFORMED_OPENING = "malformed-opening"
     MALFORMED_KEY = "malformed-key"
     MALFORMED_POLICY = "malformed-policy"
+    POLICY_CONTRADICTORY = "policy-contradictory"
+    POLICY_CYCLE = "policy-cycle"
     MALFORMED_TRUSTED_ROOT = "malformed-trusted-root"
     MALFORMED_MANIFEST = "malformed-manifest"
     MALFORMED_MODEL = "malformed-model"
@@ -48,6 +50,7 @@ class Reason(StrEnum):
     MALFORMED_PROOF = "malformed-proof"
     MALFORMED_PRICE_SHEET = "malformed-price-sheet"
     MALFORMED_PAYMENT = "malformed-payment"
+    MALFORMED_TRANSACTION = "malformed-transaction"
     TOO_LARGE = "too-large"
     TOO_DEEP = "too-deep"
     # Understood, but not by this version.
@@ -134,13 +137,24 @@ class Reason(StrEnum):
     CHAIN_UNEXPECTED = "chain-unexpected"
     CHAIN_UNCONFIRMED = "chain-unconfirmed"
     CHAIN_FAILED = "chain-failed"
+    # A transaction of several inferences, checked.
+    TRANSACTION_FAILED = "transaction-failed"
+    TRANSACTION_ABORTED = "transaction-aborted"
+    TRANSACTION_INCOMPLETE = "transaction-incomplete"
+    TRANSACTION_MISMATCH = "transaction-mismatch"
+    DEPENDENCY_INVALID = "dependency-invalid"
+    NONCE_REUSED = "nonce-reused"
     # The bill and the payment, checked.
     METERING_MISSING = "metering-missing"
     METERING_MISMATCH = "metering-mismatch"
     PAYMENT_INVALID = "payment-invalid"
+    # The history of a service, checked.
+    SERVICE_UNLOGGED = "service-unlogged"
+    SERVICE_CHANGED = "service-changed"
     # Our own roots.
     TRUSTED_ROOT_EMPTY = "trusted-root-empty"
     TRUSTED_ROOT_STALE = "trusted-root-stale"
+    POLICY_ROOT_UNKNOWN = "policy-root-unknown"
     # Serving.
     INVALID_REQUEST = "invalid-request"
     ROUTE_NOT_FOUND = "route-not-found"
@@ -171,6 +185,10 @@ class Reason(StrEnum):
     LEAF_PENDING = "leaf-pending"
     RECEIPT_NOT_FOUND = "receipt-not-found"
     RESPONSE_NOT_FOUND = "response-not-found"
+    TRANSACTION_NOT_FOUND = "transaction-not-found"
+    TRANSACTION_FORBIDDEN = "transaction-forbidden"
+    TRANSACTION_CLOSED = "transaction-closed"
+    TRANSACTION_BUSY = "transaction-busy"
     OPENING_FORBIDDEN = "opening-forbidden"
     CONFIDENTIAL_KEY_UNKNOWN = "confidential-key-unknown"
     CONFIDENTIAL_REQUEST_INVALID = "confidential-request-invalid"

@@ -110,6 +110,7 @@ class TransactionBinding:
     transaction_id: bytes
     index: int
     count: int
+    """How many parts there are; 0 where that was open when this was signed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -373,7 +374,7 @@ def _transaction(value: Any) -> TransactionBinding:
     if type(identifier) is not bytes or len(identifier) != INFERENCE_ID_BYTES:
         raise _malformed("transaction id has the wrong length")
     binding = TransactionBinding(identifier, _integer(index, "index"), _integer(count, "count"))
-    if binding.index >= binding.count:
+    if 0 < binding.count <= binding.index:
         raise _malformed("transaction index is not below its count")
     return binding
 

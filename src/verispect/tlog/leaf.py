@@ -18,6 +18,7 @@ from typing import Any, Final
 from verispect.core.encoding import Digest, byte_string, decode, encode
 from verispect.core.envelope import SignedEnvelope, open_envelope
 from verispect.core.errors import MalformedError, Reason, UnsupportedError
+from verispect.core.transaction import TRANSACTION_TYPE, TransactionStatement
 from verispect.tlog import fields
 from verispect.tlog.fork import ForkEvidence
 from verispect.tlog.publications import (
@@ -54,6 +55,7 @@ class LeafKind(IntEnum):
     PROMPT_VERSION = 6
     COVERAGE = 7
     FORK = 8
+    TRANSACTION = 9
 
     @property
     def label(self) -> str:
@@ -94,7 +96,7 @@ class MissedDeadlineLeaf:
         return encode(head | {4: self.kind, 5: self.due_at, 6: self.noted_at})
 
 
-Payload = NodeVerdict | Refusal | PromptVersion | Coverage | ForkEvidence
+Payload = NodeVerdict | Refusal | PromptVersion | Coverage | ForkEvidence | TransactionStatement
 
 _CONTENT_TYPES: Final = {
     LeafKind.VERDICT: VERDICT_TYPE,
@@ -102,6 +104,7 @@ _CONTENT_TYPES: Final = {
     LeafKind.PROMPT_VERSION: PROMPT_VERSION_TYPE,
     LeafKind.COVERAGE: COVERAGE_TYPE,
     LeafKind.FORK: FORK_TYPE,
+    LeafKind.TRANSACTION: TRANSACTION_TYPE,
 }
 _KIND_OF_TYPE: Final = {content_type: kind for kind, content_type in _CONTENT_TYPES.items()}
 
@@ -133,6 +136,11 @@ class SignedLeaf:
             raise fields.malformed("the subject of a verdict is another receipt")
         if isinstance(payload, PromptVersion) and envelope.subject != payload.service:
             raise fields.malformed("the subject of a prompt version is another service")
+        if (
+            isinstance(payload, TransactionStatement)
+            and envelope.subject != payload.transaction_id.hex()
+        ):
+            raise fields.malformed("the subject of a transaction is another one")
         return leaf
 
     def encode(self) -> bytes:
@@ -160,6 +168,8 @@ def _decode_payload(kind: LeafKind, payload: bytes) -> Payload:
             return PromptVersion.decode(payload)
         case LeafKind.COVERAGE:
             return Coverage.decode(payload)
+        case LeafKind.TRANSACTION:
+            return TransactionStatement.decode(payload)
         case _:
             return ForkEvidence.decode(payload)
 

@@ -306,7 +306,7 @@ def _transaction(value: Any) -> TransactionBinding:
     if type(identifier) is not bytes or len(identifier) != INFERENCE_ID_BYTES:
         raise fields.malformed("transaction id has the wrong length")
     index, count = fields.integer(index, "index"), fields.integer(count, "count")
-    if index >= count:
+    if 0 < count <= index:
         raise fields.malformed("transaction index is not below its count")
     return TransactionBinding(identifier, index, count)
 
