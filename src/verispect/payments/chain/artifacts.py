@@ -1,8 +1,8 @@
 """The compiled contracts of the development chain, as they are committed.
 
-`token.json` is Solidity, because Vyper cannot overload functions and the token is called in both
-forms; `contracts/build_token.mjs` makes it again. `stand_ins.json` is Vyper, and
-`python -m verispect.payments.chain.stand_ins` makes it again. Neither is needed to use them.
+They are Solidity, because the token and the proxies are called in several forms of one name, which
+Vyper cannot have. `contracts/build.mjs` makes them again with the compiler that they name; nobody
+needs a compiler to use them.
 """
 
 from __future__ import annotations
@@ -13,8 +13,21 @@ from functools import cache
 from importlib import resources
 from typing import Any, Final
 
-CONTRACTS: Final = "contracts"
-TOKEN_NAME: Final = "token.json"  # noqa: S105  a file
+from verispect.payments.chain import addresses
+
+TOKEN_CONTRACT: Final = "DevelopmentDollar"  # noqa: S105  a contract
+STAND_INS: Final = {
+    "Permit2StandIn": addresses.PERMIT2,
+    "ExactProxyStandIn": addresses.EXACT_PERMIT2_PROXY,
+    "UptoProxyStandIn": addresses.UPTO_PERMIT2_PROXY,
+    "BatchSettlementStandIn": addresses.BATCH_SETTLEMENT,
+    "AuthorizationCollectorStandIn": addresses.ERC3009_DEPOSIT_COLLECTOR,
+    "Permit2CollectorStandIn": addresses.PERMIT2_DEPOSIT_COLLECTOR,
+    "Multicall3StandIn": addresses.MULTICALL3,
+}
+"""Where each stand-in stands: where the contract that it stands in for does on public chains."""
+
+_SOURCES: Final = ("token", "stand_ins")
 
 
 @dataclass(frozen=True)
@@ -28,23 +41,21 @@ class Contract:
     runtime_bytecode: bytes
 
 
-def read_file(name: str) -> str:
-    """Return the text of a file beside the contracts."""
-    folder = resources.files("verispect.payments.chain").joinpath(CONTRACTS)
-    return folder.joinpath(name).read_text("utf-8")
-
-
 @cache
-def token_contract() -> Contract:
-    """Return the development token."""
-    return contract_from(json.loads(read_file(TOKEN_NAME)))
+def contracts() -> dict[str, Contract]:
+    """Return every contract of the development chain by its name."""
+    found = {}
+    for source in _SOURCES:
+        value = json.loads(read_file(f"{source}.json"))
+        for name, built in value["contracts"].items():
+            code = bytes.fromhex(built["runtimeBytecode"])
+            found[name] = Contract(
+                value["compiler"], value["sourceSha256"], tuple(built["abi"]), code
+            )
+    return found
 
 
-def contract_from(value: dict[str, Any]) -> Contract:
-    """Read one artifact."""
-    return Contract(
-        value["compiler"],
-        value["sourceSha256"],
-        tuple(value["abi"]),
-        bytes.fromhex(value["runtimeBytecode"]),
-    )
+def read_file(name: str) -> str:
+    """Return the text of a source or an artifact."""
+    folder = resources.files("verispect.payments.chain").joinpath("contracts")
+    return folder.joinpath(name).read_text("utf-8")

@@ -6,7 +6,7 @@ behind it: the token is worth nothing, and every key here is known to everybody.
 
 The contracts stand at the addresses where x402 looks for them since the first block. The token is
 ours; Permit2, the proxies, the channels and Multicall3 are stand-ins that answer to the same calls
-(see `stand_ins.py`).
+(`contracts/stand_ins.sol`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from verispect.core.encoding import sha256
 from verispect.ledger.anchor.account import ChainAccount
 from verispect.ledger.anchor.chain import Chain
 from verispect.ledger.anchor.development_chain import DEVELOPMENT_CHAIN_ID, DevelopmentProvider
-from verispect.payments.chain.artifacts import token_contract
+from verispect.payments.chain.artifacts import STAND_INS, TOKEN_CONTRACT, contracts
 from verispect.payments.chain.calls import call_data
 from verispect.payments.chain.signer import ChainSigner
 
@@ -140,7 +140,11 @@ def _genesis() -> dict[bytes, dict[str, Any]]:
     # The account that `DevelopmentProvider.fund` gives from.
     state[first] = _account_state(balance=10**9 * 10**18)
     token = bytes.fromhex(TOKEN_ADDRESS[2:])
-    state[token] = _account_state(code=token_contract().runtime_bytecode, storage=storage)
+    built = contracts()
+    state[token] = _account_state(code=built[TOKEN_CONTRACT].runtime_bytecode, storage=storage)
+    for name, place in STAND_INS.items():
+        code = built[name].runtime_bytecode
+        state[bytes.fromhex(place[2:])] = _account_state(code=code)
     return state
 
 
