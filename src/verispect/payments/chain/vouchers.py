@@ -1,0 +1,185 @@
+"""Channels: what the chain says of a voucher, and claims of many channels in one transaction.
+
+A channel holds a deposit, and two totals: what was deposited and what the payee has claimed. A
+claim names the total that was charged so far, so that claiming twice changes nothing, and one
+claim of the newest total takes all that came before it. What is claimed is the payee's: nobody can
+take it back, and anybody can have it sent to the payee, and to nobody else.
+
+The total that a payment brings its channel to is `mark - amount + charge`: the voucher's amount is
+what was charged before and the ceiling of this payment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from eth_account.messages import encode_typed_data
+
+from verispect.core.errors import Reason, VerificationError
+from verispect.ledger.anchor.chain import Chain
+from verispect.payments.chain.addresses import BATCH_SETTLEMENT
+from verispect.payments.chain.calls import call_data, read_words
+from verispect.payments.chain.signer import ChainReceipt, ChainSigner
+from verispect.payments.chain.terms import VoucherTerms, read_voucher
+from verispect.payments.store import Payment
+
+MAX_CLAIMS: Final = 100
+"""Channels in one transaction: about two million gas."""
+
+_CHANNEL: Final = "(address,address,address,address,address,uint40,bytes32)"
+_CLAIMS: Final = f"(({_CHANNEL},uint128),bytes,uint128)[]"
+_TYPES: Final = {
+    "ClaimBatch": [{"name": "claims", "type": "ClaimEntry[]"}],
+    "ClaimEntry": [
+        {"name": "channelId", "type": "bytes32"},
+        {"name": "maxClaimableAmount", "type": "uint128"},
+        {"name": "totalClaimed", "type": "uint128"},
+    ],
+}
+
+
+class Authoriser(Protocol):
+    """The payee's key for claims, such as `eth_account`'s `LocalAccount`."""
+
+    @property
+    def address(self) -> Any:
+        """Its address."""
+        ...
+
+    def sign_message(self, signable_message: Any) -> Any:
+        """Sign typed data."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelTotals:
+    """What the chain holds of a channel."""
+
+    deposited: int
+    """What was deposited and not given back."""
+    claimed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The newest total of one channel that is owed."""
+
+    terms: VoucherTerms
+    total: int
+
+
+def total_of(payment: Payment, charge: int) -> int:
+    """Return what its channel has been charged once this payment is taken."""
+    return int(payment.authorisation.key.mark) - payment.authorisation.amount + charge
+
+
+def channel_totals(chain: Chain, channel_id: bytes, *, block: int | None = None) -> ChannelTotals:
+    """Read a channel.
+
+    Raises:
+        NetworkError: `network-failed`, `chain-failed`.
+    """
+    answer = chain.call(BATCH_SETTLEMENT, call_data("channels(bytes32)", channel_id), block=block)
+    deposited, claimed = read_words(["uint128", "uint128"], answer)
+    return ChannelTotals(deposited, claimed)
+
+
+def newest_claims(payments: Sequence[tuple[Payment, int]]) -> list[Claim]:
+    """Return one claim for each channel: of its highest total.
+
+    Args:
+        payments: each with what it charges.
+
+    Raises:
+        MalformedError: `malformed-payment`.
+    """
+    newest: dict[bytes, Claim] = {}
+    for payment, charge in payments:
+        terms = read_voucher(payment.authorisation)
+        claim = Claim(terms, total_of(payment, charge))
+        known = newest.get(terms.channel_id)
+        if known is None or claim.total > known.total:
+            newest[terms.channel_id] = claim
+    return list(newest.values())
+
+
+def send_claims(
+    signer: ChainSigner, claims: Sequence[Claim], authoriser: Authoriser | None
+) -> ChainReceipt:
+    """Claim many channels of one payee in one transaction, and wait for its block.
+
+    Args:
+        signer: who sends it.
+        claims: at most `MAX_CLAIMS`.
+        authoriser: whose signature it carries; none where the signer itself may claim.
+
+    Raises:
+        VerificationError: `chain-reverted` where a claim is refused: then none is taken.
+        NetworkError: `network-failed`, `chain-failed`, `chain-unconfirmed`.
+    """
+    if not 0 < len(claims) <= MAX_CLAIMS:
+        raise ValueError(f"expected 1 to {MAX_CLAIMS} claims")
+    rows = [
+        ((claim.terms.channel, claim.terms.most), claim.terms.signature, claim.total)
+        for claim in claims
+    ]
+    sender = signer.address.lower()
+    if all(
+        sender in {claim.terms.receiver.lower(), claim.terms.authoriser.lower()} for claim in claims
+    ):
+        data = call_data(f"claim({_CLAIMS})", rows)
+    elif authoriser is None:
+        raise VerificationError(
+            "no key for the payee's claims is here", reason=Reason.CHAIN_REVERTED
+        )
+    else:
+        signature = _sign(authoriser, claims, signer.get_chain_id())
+        data = call_data(f"claimWithSignature({_CLAIMS},bytes)", rows, signature)
+    return send_and_wait(signer, BATCH_SETTLEMENT, data)
+
+
+def pay_out(signer: ChainSigner, receiver: str, token: str) -> ChainReceipt:
+    """Have what was claimed sent to the payee.
+
+    Raises:
+        VerificationError: `chain-reverted`.
+        NetworkError: `network-failed`, `chain-failed`, `chain-unconfirmed`.
+    """
+    data = call_data("settle(address,address)", receiver, token)
+    return send_and_wait(signer, BATCH_SETTLEMENT, data)
+
+
+def send_and_wait(signer: ChainSigner, to: str, data: bytes) -> ChainReceipt:
+    """Send a call and wait for its block.
+
+    Raises:
+        VerificationError: `chain-reverted` where the contract refused it.
+        NetworkError: `network-failed`, `chain-failed`, `chain-unconfirmed`.
+    """
+    receipt = signer.wait_for_transaction_receipt(signer.send_transaction(to, data))
+    if receipt.status != 1:
+        raise VerificationError("the contract refused the call", reason=Reason.CHAIN_REVERTED)
+    return receipt
+
+
+def _sign(authoriser: Authoriser, claims: Sequence[Claim], chain_id: int) -> bytes:
+    entries = [
+        {
+            "channelId": claim.terms.channel_id,
+            "maxClaimableAmount": claim.terms.most,
+            "totalClaimed": claim.total,
+        }
+        for claim in claims
+    ]
+    domain = {
+        "name": "x402 Batch Settlement",
+        "version": "1",
+        "chainId": chain_id,
+        "verifyingContract": BATCH_SETTLEMENT,
+    }
+    signable = encode_typed_data(
+        domain_data=domain, message_types=_TYPES, message_data={"claims": entries}
+    )
+    return bytes(authoriser.sign_message(signable).signature)
