@@ -40,7 +40,10 @@ from verispect.gateway.recording import Recorder
 from verispect.gateway.response_store import ResponseStore
 from verispect.gateway.serving import ServedModel
 from verispect.gateway.state import GatewayState
+from verispect.gateway.transactions import Transactions
 from verispect.ledger import ReceiptStore
+from verispect.ledger.schema import DATABASE_NAME
+from verispect.ledger.transactions import TransactionStore
 from verispect.testing.echo_model import EchoLanguageModel
 
 NAMES = ("echo", "team/echo")
@@ -170,6 +173,10 @@ def run_gateway(
             directory / "evidence",
             hpke_key_digest=door.key_digest,
         )
+    transactions = Transactions(
+        TransactionStore(directory / "transactions.sqlite"),
+        receipts=directory / "receipts" / DATABASE_NAME,
+    )
     state = GatewayState(
         pool=EchoPool(model),
         recorder=Recorder(
@@ -182,6 +189,7 @@ def run_gateway(
         responses=responses,
         limits=limits,
         confidential=door,
+        transactions=transactions,
     )
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(
@@ -195,7 +203,9 @@ def run_gateway(
     )
 
     async def serve() -> None:
+        transactions.start(state)
         await server.serve(sockets=[listener])
+        await transactions.stop()
         await store.close()
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))

@@ -20,11 +20,13 @@ from verispect.appraisal.transcript import read_answer
 from verispect.appraisal.verifier import Verifier
 from verispect.cli.files import read_file, read_policy, read_receipt, read_trusted_root, to_json
 from verispect.cli.outcome import tell_verdict
+from verispect.cli.transaction import run_transaction
 from verispect.core.claims import Claim, Source
 from verispect.core.commitments import decode_openings
 from verispect.core.encoding import from_base64url, from_hex
 from verispect.core.errors import RequestError
 from verispect.core.receipt import InferenceReceipt
+from verispect.core.transaction_files import is_transaction_file
 from verispect.evidence.interface import CheckStatus
 from verispect.evidence.registry import load_kinds
 
@@ -43,7 +45,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         description="Decide a receipt offline. Exit code: 0 verified, 1 refused, 2 usage, "
         "3 malformed, 4 could not tell.",
     )
-    parser.add_argument("receipt", type=Path, help="receipt, or an answer that carries one")
+    parser.add_argument(
+        "receipt", type=Path, help="receipt, an answer that carries one, or a transaction"
+    )
     parser.add_argument("--policy", required=True, help="preset name or policy file (TOML)")
     parser.add_argument("--trusted-root", required=True, type=Path, help="whom you trust (JSON)")
     parser.add_argument("--openings", type=Path, help="openings of the commitments (CBOR)")
@@ -62,11 +66,20 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="NAME",
         help="also load this installed evidence kind",
     )
+    parser.add_argument(
+        "--part-policy",
+        action="append",
+        default=[],
+        metavar="INDEX=POLICY",
+        help="of a transaction, what is required of this part instead; repeatable",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the subcommand and return its exit code."""
+    if is_transaction_file(data := read_file(arguments.receipt)):
+        return run_transaction(arguments, data, now=_time(arguments.at))
     receipt = InferenceReceipt.parse(read_receipt(arguments.receipt))
     opened = decode_openings(read_file(arguments.openings)) if arguments.openings else {}
     verifier = Verifier(

@@ -45,6 +45,7 @@ from verispect.gateway.reading import (
 )
 from verispect.gateway.routes import Response, Route, RouteTable, make_route_table
 from verispect.gateway.state import GatewayState
+from verispect.gateway.transaction_routes import join
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Send: TypeAlias = Callable[[Message], Awaitable[None]]
@@ -139,6 +140,7 @@ class _Dispatcher:
                         exchange = door.open(request)
                         request, state = exchange.request, exchange.restrict(state)
                         check_content_headers(request.method, request.headers, route)
+                    await join(state, request)
                     handler = route.methods["GET" if request.method == "HEAD" else request.method]
                     if route.watches_caller:
                         watcher = asyncio.create_task(self._watch(receive, request.disconnected))

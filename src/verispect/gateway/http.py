@@ -7,11 +7,23 @@ neither a framework nor a second copy of the body stands between the socket and 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Mapping,
+    MutableMapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 
 from verispect.core.encoding import Digest
+
+if TYPE_CHECKING:
+    from verispect.appraisal.policy import AssurancePolicy
+    from verispect.core.statement import TransactionBinding
+    from verispect.gateway.recording import Issued
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -31,6 +43,22 @@ class Confidential(Protocol):
         ...
 
 
+class TransactionTicket(Protocol):
+    """What makes a request a part of a transaction."""
+
+    async def bind(self, inference_id: bytes, policy: AssurancePolicy) -> TransactionBinding:
+        """Return the part's place, which its receipt names; called once, before that.
+
+        Raises:
+            RequestError: `transaction-closed`, `too-large`: there must be no receipt then.
+        """
+        ...
+
+    def issued(self, inference_id: bytes, issued: Issued, finish_reasons: Sequence[str]) -> None:
+        """Note that the receipt is on disk."""
+        ...
+
+
 @dataclass(slots=True)
 class HttpRequest:
     """One request, its body already read within the size and time limits."""
@@ -47,6 +75,8 @@ class HttpRequest:
     """Milliseconds since the epoch."""
     confidential: Confidential | None = None
     """`None` for a request that came in the clear."""
+    transaction: TransactionTicket | None = None
+    """`None` for an inference that stands alone."""
 
 
 @dataclass(slots=True)

@@ -53,7 +53,7 @@ async def retrieve_receipt(state: GatewayState, request: HttpRequest) -> HttpRes
     receipt_id = stored.receipt_id.hex()
     receipt = stored.receipt
     if request.query.get("evidence") == "attached":
-        receipt = _with_evidence(state, receipt, stored.inference_id)
+        receipt = with_evidence(state, receipt, stored.inference_id)
         if state.log is not None:
             receipt = await state.log.attach(receipt)
     headers = [("verispect-receipt-id", receipt_id)]
@@ -68,7 +68,7 @@ async def retrieve_receipt(state: GatewayState, request: HttpRequest) -> HttpRes
     return HttpResponse(200, receipt, _RECEIPT_TYPE, headers)
 
 
-def _with_evidence(state: GatewayState, data: bytes, inference_id: bytes) -> bytes:
+def with_evidence(state: GatewayState, data: bytes, inference_id: bytes) -> bytes:
     """Return the receipt with the evidence that its statement promises, as far as it is here."""
     receipt = InferenceReceipt.parse(data)
     attestation = state.recorder.attestation

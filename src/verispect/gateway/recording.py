@@ -32,6 +32,7 @@ from verispect.core.statement import (
     ModelIdentity,
     PromisedEvidence,
     ServedLane,
+    TransactionBinding,
 )
 from verispect.core.stream import StreamChain, sign_interim
 from verispect.engines.interface import EngineIdentity, Lane, Sampling
@@ -42,7 +43,7 @@ from verispect.gateway.assurance import (
     wants_own_attestation,
 )
 from verispect.gateway.attestation import KeyAttestation
-from verispect.gateway.http import Confidential, HttpRequest
+from verispect.gateway.http import Confidential, HttpRequest, TransactionTicket
 from verispect.gateway.metrics import Metrics
 from verispect.gateway.proving import Proving, wants_to_wait
 from verispect.gateway.published import PublishedRecords
@@ -170,6 +171,7 @@ class Recorder:
             nonce=caller_nonce(request.headers),
             received_at=request.received_at,
             confidential=request.confidential,
+            ticket=request.transaction,
         )
 
     def _required(
@@ -220,8 +222,11 @@ class Inference:
         nonce: bytes | None,
         received_at: int,
         confidential: Confidential | None,
+        ticket: TransactionTicket | None = None,
     ) -> None:
         self._confidential = confidential
+        self._ticket = ticket
+        self._place: TransactionBinding | None = None
         self._recorder = recorder
         self._operation = operation
         self._served = served
@@ -309,6 +314,7 @@ class Inference:
             # Nothing leaves of an answer whose attestation could not be had at its end.
             await self._recorder.attestation.session()
         if self._chain is None:
+            await self._take_place()
             self._chain = StreamChain(self._id)
         self._chain.absorb(chunk)
         binding = self._chain.binding()
@@ -321,6 +327,11 @@ class Inference:
         return sign_interim(
             binding, issuer=issuer.name, subject=self.identifier, signer=issuer.signer
         ).encode()
+
+    async def _take_place(self) -> None:
+        """Take the place in a transaction that the receipt names, once."""
+        if self._ticket is not None and self._place is None:
+            self._place = await self._ticket.bind(self._id, self._policy)
 
     async def _checkpoint(self, *, first: bool) -> None:
         """Leave on disk what a later process needs for the receipt, should this one die."""
@@ -352,6 +363,7 @@ class Inference:
             nonce=self._nonce,
             stream=self._chain.binding() if self._chain else None,
             confidential=self._confidential.key_digest if self._confidential else None,
+            transaction=self._place,
         )
 
     def _kept_openings(self) -> bytes:
@@ -372,6 +384,7 @@ class Inference:
         if self._finished:
             raise RuntimeError("an inference is finished once")
         self._finished = True
+        await self._take_place()
         draft = self._statement(finish_reasons=finish_reasons, usage=usage)
         release = False
         if self._policy is PROVEN:
@@ -389,7 +402,10 @@ class Inference:
             await self._recorder.proving.release(self.identifier)
         if self._recorder.metrics is not None:
             self._recorder.metrics.issued(self._operation)
-        return Issued(stored.receipt, stored.receipt_id.hex())
+        issued = Issued(stored.receipt, stored.receipt_id.hex())
+        if self._ticket is not None:
+            self._ticket.issued(self._id, issued, finish_reasons)
+        return issued
 
     async def _attested(self, draft: InferenceStatement) -> InferenceStatement:
         """Name the evidence that the caller required: promised, or attested and on disk by now."""

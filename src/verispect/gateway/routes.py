@@ -20,6 +20,7 @@ from verispect.gateway import (
     open_inference,
     receipts,
     responses,
+    transaction_routes,
 )
 from verispect.gateway.http import HttpRequest, HttpResponse, StreamedResponse
 from verispect.gateway.state import GatewayState
@@ -114,6 +115,16 @@ _ROUTES: Final = (
     Route("/log/evidence/{digest}", {"GET": log_routes.evidence}, is_prefix=True),
     Route(
         "/log/openings/{digest}", {"POST": log_routes.openings}, is_prefix=True, takes_json=False
+    ),
+    Route("/v1/transactions", {"POST": transaction_routes.create_transaction}, watches_caller=True),
+    Route(
+        "/v1/transactions/{id}",
+        {
+            "GET": transaction_routes.retrieve_transaction,
+            "POST": transaction_routes.end_transaction,
+        },
+        is_prefix=True,
+        takes_json=False,
     ),
     Route("/v1/attestation", {"GET": receipts.retrieve_attestation}),
     Route("/.well-known/verispect", {"GET": receipts.well_known}),

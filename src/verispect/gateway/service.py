@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from verispect.appraisal.trusted_root import TrustedRoot
 from verispect.attesters.choice import make_attester
 from verispect.attesters.signer import Issuer
 from verispect.core.errors import Reason, StoreError
@@ -41,7 +42,10 @@ from verispect.gateway.recording import Recorder, mint
 from verispect.gateway.recovery import decode_recovery
 from verispect.gateway.response_store import ResponseStore
 from verispect.gateway.state import GatewayState
+from verispect.gateway.transactions import Transactions
 from verispect.ledger import NewReceipt, ReceiptStore
+from verispect.ledger.schema import DATABASE_NAME
+from verispect.ledger.transactions import TransactionStore
 from verispect.models.registry import ModelRegistry
 
 CONFIGURATION_VARIABLE: Final = "VERISPECT_SERVE"
@@ -76,6 +80,9 @@ class ServiceConfiguration:
 
     attester: str | None = None
     """Which attester vouches for the signing key (`verispect.attesters.choice`)."""
+
+    own_trusted_root: str | None = None
+    """A trusted root file: what this operator trusts of attestation when it judges transactions."""
 
     def to_json(self) -> str:
         """Return the form in which worker processes get it; it holds no secret."""
@@ -159,6 +166,13 @@ class Service:
             metrics=metrics,
             confidential=door,
             log=log,
+            transactions=Transactions(
+                TransactionStore(state / "transactions.sqlite"),
+                receipts=state / "receipts" / DATABASE_NAME,
+                trusted=None
+                if configuration.own_trusted_root is None
+                else _own_trusted_root(Path(configuration.own_trusted_root)),
+            ),
             on_start=self._start,
             on_stop=self._stop,
         )
@@ -176,6 +190,8 @@ class Service:
         if self.recorder.proving is not None:
             self.recorder.proving.jobs.recover(self._has_receipt)
             await self.recorder.proving.start()
+        if self.state.transactions is not None:
+            self.state.transactions.start(self.state)
         self._eraser = asyncio.create_task(self._erase_openings())
 
     def _has_receipt(self, inference_id: bytes) -> bool:
@@ -209,6 +225,8 @@ class Service:
     async def _stop(self) -> None:
         if self._eraser is not None:
             self._eraser.cancel()
+        if self.state.transactions is not None:
+            await self.state.transactions.stop()
         if self.recorder.proving is not None:
             await self.recorder.proving.stop()
         await self.state.pool.close()
@@ -235,6 +253,15 @@ def prepare_process() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_COLLECT_AFTER)
+
+
+def _own_trusted_root(path: Path) -> TrustedRoot:
+    try:
+        return TrustedRoot.from_json(path.read_bytes())
+    except OSError as error:
+        raise StoreError(
+            f"cannot read {path}: {error.strerror}", reason=Reason.STORE_FAILED
+        ) from error
 
 
 def _opening_secret(state: Path) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from verispect.gateway.confidential import ConfidentialDoor
 from verispect.gateway.limits import Limits
@@ -12,6 +13,9 @@ from verispect.gateway.metrics import Metrics
 from verispect.gateway.recording import Recorder
 from verispect.gateway.response_store import ResponseStore
 from verispect.gateway.serving import ModelPool
+
+if TYPE_CHECKING:
+    from verispect.gateway.transactions import Transactions
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,8 @@ class GatewayState:
     """Opens encrypted requests; `None` where this server attests no key for them."""
     log: LogDoor | None = None
     """Serves the public log; `None` where this server keeps none."""
+    transactions: Transactions | None = None
+    """Keeps transactions of several inferences; `None` where this server takes none."""
     on_start: Callable[[], Awaitable[None]] | None = None
     """Awaited at the start of the application's lifespan."""
     on_stop: Callable[[], Awaitable[None]] | None = None

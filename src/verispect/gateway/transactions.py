@@ -1,0 +1,479 @@
+"""Transactions of one gateway: opened, joined, decided once, and told to the log and the payments.
+
+Every way to an end goes through `_decide`, which signs and moves the state in one compare-and-set;
+whoever comes second gets the bytes of the first. A watcher aborts what is past its time-out,
+decides what waited for evidence, and tells the log and the listeners of what is final: at least
+once, after it is durable. This module refuses to run an inference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+from verispect.appraisal.references import Link
+from verispect.appraisal.trusted_root import TrustedRoot
+from verispect.core.encoding import decode, encode
+from verispect.core.envelope import sign_envelope
+from verispect.core.errors import Reason, RequestError
+from verispect.core.receipt import InferenceReceipt
+from verispect.core.statement import INFERENCE_ID_BYTES
+from verispect.core.transaction import (
+    MAX_PARTS,
+    TRANSACTION_TYPE,
+    Failure,
+    PartOutcome,
+    TransactionOutcome,
+    TransactionPart,
+    TransactionStatement,
+    nonce_digest,
+    open_transaction,
+    policy_digest,
+)
+from verispect.core.transaction_files import BundledPart, DisclosedPart, TransactionBundle
+from verispect.gateway.errors import error_member
+from verispect.gateway.transaction_parts import (
+    Judgement,
+    OpenTicket,
+    PartRecord,
+    judge,
+    load_records,
+    make_part,
+    own_trusted_root,
+)
+from verispect.ledger.log.sources import submit
+from verispect.ledger.transactions import (
+    Decision,
+    StoredTransaction,
+    TransactionState,
+    TransactionStore,
+    receipts_since,
+)
+from verispect.tlog.leaf import SignedLeaf
+from verispect.tlog.transaction_tree import part_path, parts_root
+
+if TYPE_CHECKING:
+    from verispect.gateway.state import GatewayState
+
+DEFAULT_SECONDS: Final = 600
+MAX_SECONDS: Final = 3600
+_WATCH_SECONDS: Final = 0.25
+_KEY_DOMAIN: Final = b"transaction:"
+_OPEN: Final = (TransactionState.OPEN,)
+_UNDECIDED: Final = (TransactionState.OPEN, TransactionState.PENDING)
+_UNJUDGED: Final = Judgement(PartOutcome.PENDING)
+_OUTCOMES: Final = {
+    TransactionOutcome.COMMITTED: TransactionState.COMMITTED,
+    TransactionOutcome.FAILED: TransactionState.FAILED,
+    TransactionOutcome.ABORTED: TransactionState.ABORTED,
+    TransactionOutcome.PENDING: TransactionState.PENDING,
+}
+
+
+class TransactionListener(Protocol):
+    """Told how transactions ended, after that is durable, at least once; MUST bear a repetition."""
+
+    async def committed(self, transaction_id: bytes, parts: Sequence[InferenceReceipt]) -> None:
+        """Every part met its assurance: what they cost may be taken, all of it."""
+        ...
+
+    async def failed(
+        self, transaction_id: bytes, parts: Sequence[InferenceReceipt], reason: str
+    ) -> None:
+        """Failed or aborted: nothing of what these parts cost may be taken."""
+        ...
+
+
+class Transactions:
+    """The transactions of one gateway.
+
+    Args:
+        store: where they stand.
+        receipts: the database of the receipt store, to find parts of a process that died.
+        trusted: what the operator trusts beside itself: attestation, logs and nodes.
+        listeners: told of what is final.
+    """
+
+    def __init__(
+        self,
+        store: TransactionStore,
+        *,
+        receipts: Path | None = None,
+        trusted: TrustedRoot | None = None,
+        listeners: Sequence[TransactionListener] = (),
+    ) -> None:
+        self.store = store
+        self._receipts = receipts
+        self._trusted = trusted
+        self._listeners = listeners
+        self._watcher: asyncio.Task[None] | None = None
+
+    def now(self) -> int:
+        """Return this machine's time, milliseconds since the epoch."""
+        return time.time_ns() // 1_000_000
+
+    # -- While it is open ---------------------------------------------------------------------
+
+    async def open(
+        self, *, seconds: int, fixed_count: int, nonce: bytes | None
+    ) -> StoredTransaction:
+        """Begin a transaction.
+
+        Raises:
+            RequestError: `invalid-request`, `nonce-reused`, `server-overloaded`.
+        """
+        if not 1 <= seconds <= MAX_SECONDS:
+            raise RequestError(f"expected 1 to {MAX_SECONDS} seconds", parameter="timeout_seconds")
+        now = self.now()
+        return await asyncio.to_thread(
+            self.store.open,
+            os.urandom(INFERENCE_ID_BYTES),
+            now=now,
+            expires_at=now + seconds * 1000,
+            fixed_count=fixed_count,
+            nonce=nonce,
+        )
+
+    async def find(
+        self, state: GatewayState, identifier: str, key: str | None
+    ) -> StoredTransaction:
+        """Return a transaction for whoever has its key.
+
+        Args:
+            state: of the gateway.
+            identifier: the id, in hexadecimal.
+            key: the transaction's key; `None` where what is asked for needs none.
+
+        Raises:
+            RequestError: `transaction-not-found`, `transaction-forbidden`.
+        """
+        known = len(identifier) == 2 * INFERENCE_ID_BYTES and _HEX.issuperset(identifier)
+        stored = None
+        if known:
+            stored = await asyncio.to_thread(self.store.find, bytes.fromhex(identifier))
+        if stored is None:
+            raise RequestError("no such transaction", reason=Reason.TRANSACTION_NOT_FOUND)
+        expected = key_of(state, stored.transaction_id)
+        if key is not None and not hmac.compare_digest(key.encode(), expected.encode()):
+            raise RequestError(
+                "this needs the transaction's key", reason=Reason.TRANSACTION_FORBIDDEN
+            )
+        return stored
+
+    def ticket(self, stored: StoredTransaction, links: Sequence[Link]) -> OpenTicket:
+        """Return the ticket of one more part.
+
+        Raises:
+            RequestError: `transaction-closed`.
+        """
+        if (
+            stored.state is not TransactionState.OPEN
+            or stored.fixed_count
+            or self.now() >= stored.expires_at
+        ):
+            raise RequestError(
+                "the transaction is not open any more", reason=Reason.TRANSACTION_CLOSED
+            )
+        return OpenTicket(self.store, stored.transaction_id, links, self.now)
+
+    # -- Its end ------------------------------------------------------------------------------
+
+    async def commit(self, state: GatewayState, stored: StoredTransaction) -> StoredTransaction:
+        """Commit what was opened, or say how it ended already.
+
+        Raises:
+            RequestError: `transaction-closed` after an abort, `transaction-busy`,
+                `invalid-request` without parts.
+        """
+        if stored.state is TransactionState.OPEN and stored.fixed_count:
+            raise RequestError("it is committed by itself", reason=Reason.TRANSACTION_BUSY)
+        if stored.state is TransactionState.OPEN:
+            parts = await asyncio.to_thread(self.store.parts, stored.transaction_id)
+            if not parts:
+                raise RequestError("a transaction without parts is not committed")
+            records = await asyncio.to_thread(load_records, state, parts)
+            stored = await self.decide(state, stored, records, expected_parts=len(records))
+            if stored.state is TransactionState.OPEN:
+                raise RequestError("a part came meanwhile", reason=Reason.TRANSACTION_BUSY)
+        if stored.state is TransactionState.ABORTED:
+            raise RequestError("the transaction was aborted", reason=Reason.TRANSACTION_CLOSED)
+        return stored
+
+    async def abort(
+        self,
+        state: GatewayState,
+        stored: StoredTransaction,
+        reason: Reason = Reason.TRANSACTION_ABORTED,
+        records: Sequence[PartRecord] | None = None,
+    ) -> StoredTransaction:
+        """Give up what is open, or say that it was given up already.
+
+        Raises:
+            RequestError: `transaction-closed` where it was committed, or has failed.
+        """
+        if stored.state is TransactionState.OPEN:
+            if records is None:
+                records = await asyncio.to_thread(self._find_records, state, stored)
+            stored = await self._decide(
+                state, stored, records, [_UNJUDGED] * len(records), _OPEN, Failure(reason.value)
+            )
+        if stored.state is not TransactionState.ABORTED:
+            raise RequestError(
+                f"the transaction is {stored.state.value}", reason=Reason.TRANSACTION_CLOSED
+            )
+        return stored
+
+    async def decide(
+        self,
+        state: GatewayState,
+        stored: StoredTransaction,
+        records: Sequence[PartRecord],
+        *,
+        failure: Failure | None = None,
+        expected_parts: int | None = None,
+    ) -> StoredTransaction:
+        """Judge every part and decide; return what stands, whoever decided.
+
+        Args:
+            state: of the gateway.
+            stored: the transaction.
+            records: its parts, with receipts.
+            failure: where a part ended with an error and without a receipt.
+            expected_parts: as `Decision` has it.
+        """
+        now = self.now()
+        root = own_trusted_root(state, self._trusted)
+        judged = [await judge(state, record, root, now) for record in records]
+        return await self._decide(
+            state, stored, records, judged, _UNDECIDED, failure, expected_parts=expected_parts
+        )
+
+    async def _decide(
+        self,
+        state: GatewayState,
+        stored: StoredTransaction,
+        records: Sequence[PartRecord],
+        judged: Sequence[Judgement],
+        since: Sequence[TransactionState],
+        failure: Failure | None,
+        *,
+        expected_parts: int | None = None,
+    ) -> StoredTransaction:
+        if any(record.links for record in records):
+            parts = await asyncio.to_thread(_make_parts, state, records, judged)
+        else:
+            parts = _make_parts(state, records, judged)
+        outcome, failure = _outcome(parts, failure)
+        now = max(self.now(), stored.opened_at)
+        pending = outcome is TransactionOutcome.PENDING
+        due = [each.due_at for each in judged if each.due_at is not None]
+        due_at = max(due) if pending and due else None
+        if pending and stored.state is TransactionState.PENDING and stored.due_at is not None:
+            return stored  # Nothing new to sign.
+        statement = TransactionStatement(
+            transaction_id=stored.transaction_id,
+            opened_at=stored.opened_at,
+            decided_at=now,
+            outcome=outcome,
+            policy=policy_digest(part.assurance for part in parts),
+            count=len(parts),
+            root=parts_root(stored.transaction_id, parts),
+            failure=failure,
+            nonce=None
+            if stored.nonce is None
+            else nonce_digest(stored.transaction_id, stored.nonce),
+            due_at=due_at,
+        )
+        decision = Decision(
+            state=_OUTCOMES[outcome],
+            decided_at=now,
+            envelope=_sign(state, statement),
+            parts=encode([part.to_row() for part in parts]),
+            due_at=due_at,
+            kept_parts=[record.to_stored() for record in records] if pending else (),
+            expected_parts=expected_parts,
+        )
+        moved, _ = await asyncio.to_thread(
+            self.store.decide, stored.transaction_id, decision, since=since
+        )
+        return moved
+
+    def _find_records(self, state: GatewayState, stored: StoredTransaction) -> list[PartRecord]:
+        """Return the parts that have receipts, also those of a process that died; blocks."""
+        if stored.fixed_count and self._receipts is not None:
+            return _search(self._receipts, stored)
+        found: list[PartRecord] = []
+        for part in self.store.parts(stored.transaction_id):
+            try:
+                found += load_records(state, [part])
+            except RequestError:
+                break  # What follows would stand at another place than its receipt says.
+        return found
+
+    # -- What others see ----------------------------------------------------------------------
+
+    def bundle(self, state: GatewayState, stored: StoredTransaction) -> TransactionBundle:
+        """Return the transaction as one object, without openings; blocks.
+
+        Raises:
+            RequestError: `transaction-busy` while it is open.
+        """
+        if stored.envelope is None or stored.parts is None:
+            raise RequestError("the transaction is open", reason=Reason.TRANSACTION_BUSY)
+        envelope, statement = open_transaction(stored.envelope)
+        shown = []
+        for row in decode(stored.parts):
+            part = TransactionPart.from_row(row)
+            found = state.recorder.store.find(part.receipt)
+            receipt = None if found is None else InferenceReceipt.parse(found.receipt)
+            shown.append(BundledPart(part, receipt))
+        return TransactionBundle(envelope, statement, shown)
+
+    def disclose(self, state: GatewayState, stored: StoredTransaction, index: int) -> DisclosedPart:
+        """Return one part with its path, the others closed; blocks.
+
+        Raises:
+            RequestError: `transaction-busy` while it is open, `invalid-request` for no such part.
+        """
+        bundle = self.bundle(state, stored)
+        if not 0 <= index < len(bundle.parts):
+            raise RequestError("there is no such part", parameter="part")
+        parts = [each.part for each in bundle.parts]
+        path = part_path(stored.transaction_id, parts, index)
+        return DisclosedPart(bundle.envelope, bundle.statement, bundle.parts[index], path)
+
+    # -- In the background --------------------------------------------------------------------
+
+    def start(self, state: GatewayState) -> None:
+        """Begin to watch."""
+        self._watcher = asyncio.create_task(self._watch(state))
+
+    async def stop(self) -> None:
+        """End the watcher and close the store."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watcher
+        self.store.close()
+
+    async def _watch(self, state: GatewayState) -> None:
+        while True:
+            try:
+                await self.look(state)
+            except Exception as error:  # noqa: BLE001 - what is left undone is done in the next round
+                error_member(error)
+            await asyncio.sleep(_WATCH_SECONDS)
+
+    async def look(self, state: GatewayState) -> None:
+        """Abort what is overdue, decide what waited, and tell of what is final."""
+        for identifier in await asyncio.to_thread(self.store.expired, self.now()):
+            stored = await asyncio.to_thread(self.store.find, identifier)
+            if stored is not None and stored.state is TransactionState.OPEN:
+                with contextlib.suppress(RequestError):
+                    await self.abort(state, stored, Reason.REQUEST_TIMEOUT)
+        for identifier in await asyncio.to_thread(self.store.pending):
+            stored = await asyncio.to_thread(self.store.find, identifier)
+            if stored is not None and stored.state is TransactionState.PENDING:
+                parts = await asyncio.to_thread(self.store.parts, identifier)
+                records = await asyncio.to_thread(load_records, state, parts)
+                await self.decide(state, stored, records)
+        for final in await asyncio.to_thread(self.store.unannounced):
+            await self._announce(state, final)
+
+    async def _announce(self, state: GatewayState, stored: StoredTransaction) -> None:
+        bundle = await asyncio.to_thread(self.bundle, state, stored)
+        receipts = [each.receipt for each in bundle.parts if each.receipt is not None]
+        if state.log is not None and stored.parts is not None and bundle.parts:
+            leaf = SignedLeaf.of(bundle.envelope).encode()
+            await asyncio.to_thread(_publish, state, leaf)
+        for listener in self._listeners:
+            if stored.state is TransactionState.COMMITTED:
+                await listener.committed(stored.transaction_id, receipts)
+            else:
+                failure = bundle.statement.failure
+                reason = Reason.TRANSACTION_FAILED.value if failure is None else failure.reason
+                await listener.failed(stored.transaction_id, receipts, reason)
+        await asyncio.to_thread(self.store.announced, stored.transaction_id)
+
+
+_HEX: Final = frozenset("0123456789abcdef")
+
+
+def key_of(state: GatewayState, transaction_id: bytes) -> str:
+    """Return the bearer key of a transaction."""
+    return state.recorder.opening_key(_KEY_DOMAIN + transaction_id)
+
+
+def _publish(state: GatewayState, leaf: bytes) -> None:
+    assert state.log is not None
+    log = state.log.settings.folder.open_state()
+    try:
+        submit(log, [leaf])
+    finally:
+        log.close()
+
+
+def _make_parts(
+    state: GatewayState, records: Sequence[PartRecord], judged: Sequence[Judgement]
+) -> list[TransactionPart]:
+    return [make_part(state, records, index, each) for index, each in enumerate(judged)]
+
+
+def _outcome(
+    parts: Sequence[TransactionPart], failure: Failure | None
+) -> tuple[TransactionOutcome, Failure | None]:
+    """Return what parts add up to; a failure that is given already decides."""
+    if failure is not None:
+        aborted = failure.index is None
+        return TransactionOutcome.ABORTED if aborted else TransactionOutcome.FAILED, failure
+    for part in parts:
+        if part.outcome is PartOutcome.FAILED and part.reason is not None:
+            return TransactionOutcome.FAILED, Failure(part.reason, part.index)
+    if any(part.outcome is PartOutcome.PENDING for part in parts):
+        return TransactionOutcome.PENDING, None
+    return TransactionOutcome.COMMITTED, None
+
+
+def _sign(state: GatewayState, statement: TransactionStatement) -> bytes:
+    statement.check_form()
+    issuer = state.recorder.issuer
+    return sign_envelope(
+        statement.encode(),
+        content_type=TRANSACTION_TYPE,
+        issuer=issuer.name,
+        subject=statement.transaction_id.hex(),
+        signer=issuer.signer,
+    ).encode()
+
+
+def _search(receipts: Path, stored: StoredTransaction) -> list[PartRecord]:
+    """Find the parts of a transaction whose process died, among all that was issued since."""
+    from verispect.appraisal.policy import PRESETS, SIGNED
+
+    by_digest = {each.digest(): each for each in PRESETS.values()}
+    found: dict[int, PartRecord] = {}
+    for data in receipts_since(receipts, stored.opened_at):
+        receipt = InferenceReceipt.parse(data)
+        statement = receipt.unverified_statement
+        place = statement.transaction
+        if place is not None and place.transaction_id == stored.transaction_id:
+            policy = by_digest.get(statement.assurance, SIGNED)
+            found[place.index] = PartRecord(
+                place.index,
+                bytes.fromhex(receipt.claimed_inference),
+                data,
+                receipt.receipt_id,
+                policy,
+                tuple(statement.finish_reasons),
+                (),
+            )
+    ordered: list[PartRecord] = []
+    while len(ordered) in found and len(ordered) < MAX_PARTS:
+        ordered.append(found[len(ordered)])
+    return ordered
