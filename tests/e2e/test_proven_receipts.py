@@ -22,9 +22,10 @@ from verispect.appraisal.result import Verdict
 from verispect.appraisal.trusted_root import TrustedRoot
 from verispect.appraisal.verifier import Verifier
 from verispect.attesters.signer import Issuer
+from verispect.client.session import GatewayClient
 from verispect.core.claims import Claim, Source
 from verispect.core.commitments import Opening, Part, decode_openings
-from verispect.core.errors import Reason
+from verispect.core.errors import Reason, RequestError
 from verispect.core.receipt import InferenceReceipt
 from verispect.gateway.service import Service, ServiceConfiguration
 from verispect.models.integer_model import register_integer
@@ -99,18 +100,21 @@ def gateway(tmp_path_factory):
         yield address, service
 
 
-def ask(address, *, headers=None, assurance="proven", seed=1):
+def tensor_body(address, seed):
     metadata = httpx.get(f"{address}/v2/models/{MODEL}").json()
     shape = [1, *metadata["inputs"][0]["shape"][1:]]
     data = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-    body = {
+    return {
         "inputs": [
             {"name": "input", "datatype": "FP32", "shape": shape, "data": data.ravel().tolist()}
         ]
     }
+
+
+def ask(address, *, headers=None, assurance="proven", seed=1):
     return httpx.post(
         f"{address}/v2/models/{MODEL}/infer",
-        json=body,
+        json=tensor_body(address, seed),
         headers={"verispect-assurance": assurance, **(headers or {})},
         timeout=120,
     )
@@ -192,6 +196,28 @@ def test_caller_may_wait_for_the_proof(gateway):
     promise = receipt.unverified_statement.evidence[1]
     assert promise.digest == receipt.evidence[0].digest()
     assert appraise(address, receipt, opened).verdict is Verdict.VERIFIED
+
+
+@pytest.mark.parametrize("wait", [True, False], ids=["waiting", "later"])
+def test_client_gets_a_proven_answer(gateway, wait):
+    """The client asks an integer model without naming a lane, and gets its proof now or later."""
+    address, _ = gateway
+    path = f"/v2/models/{MODEL}/infer"
+    with GatewayClient(address) as client:
+        exchange = client.exchange(path, tensor_body(address, 9), "proven", wait_for_proof=wait)
+        wait_for(address, InferenceReceipt.parse(exchange.receipt).receipt_id.hex(), "done")
+        exchange = client.renewed(exchange)
+    receipt = InferenceReceipt.parse(exchange.receipt)
+    assert appraise(address, receipt, exchange.opened()).verdict is Verdict.VERIFIED
+
+
+def test_client_passes_on_what_a_tensor_route_refuses(gateway):
+    """The errors of the Open Inference Protocol are text, and reach the caller as such."""
+    address, _ = gateway
+    with GatewayClient(address) as client, pytest.raises(RequestError, match="deterministic"):
+        client.exchange(
+            f"/v2/models/{MODEL}/infer", tensor_body(address, 9), "proven", "throughput"
+        )
 
 
 def test_proof_of_another_inference_is_refused(gateway):

@@ -35,7 +35,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--system", help="system prompt")
     parser.add_argument("--stream", action="store_true", help="show text as it is generated")
     parser.add_argument("--assurance", default="signed", help="what the gateway must deliver")
-    parser.add_argument("--lane", default="throughput", choices=("throughput", "deterministic"))
+    parser.add_argument(
+        "--lane",
+        choices=("throughput", "deterministic"),
+        help="how the engine is shared; the model's usual lane where not given",
+    )
     parser.add_argument("--max-tokens", type=int, help="longest answer")
     parser.add_argument("--temperature", type=float, help="0 takes the likeliest token")
     parser.add_argument("--seed", type=int, help="repeats a sampled answer")

@@ -76,7 +76,9 @@ def refuse(status: int, pieces: Iterable[bytes]) -> NoReturn:
         if len(body) >= _MAX_ERROR_BYTES:
             break
     try:
-        message = str(json.loads(body)["error"]["message"])
+        error = json.loads(body)["error"]
+        # The Open Inference Protocol's errors are text; the other interfaces' are objects.
+        message = error if isinstance(error, str) else str(error["message"])
     except (ValueError, KeyError, TypeError, RecursionError):
         message = "no message"
     shown = "".join(c for c in message[:_MAX_ERROR_CHARACTERS] if c.isprintable())

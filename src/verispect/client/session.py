@@ -15,7 +15,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -133,9 +133,10 @@ class GatewayClient:
         *,
         stream: bool = False,
         assurance: str = "signed",
-        lane: str = "throughput",
+        lane: str | None = None,
         options: Mapping[str, Any] | None = None,
         on_text: Callable[[str], None] = lambda _text: None,
+        wait_for_proof: bool = False,
     ) -> Exchange:
         """Ask a language model, and fetch receipt and openings. Nothing is verified here.
 
@@ -144,9 +145,10 @@ class GatewayClient:
             messages: OpenAI-shaped.
             stream: show text as it is generated.
             assurance: what the gateway must deliver.
-            lane: `throughput` or `deterministic`.
+            lane: `throughput` or `deterministic`; the model's usual one where `None`.
             options: further fields of the request.
             on_text: told each piece of text as it arrives, unverified.
+            wait_for_proof: have the answer wait for its proof; only where assurance needs one.
 
         Raises:
             NetworkError: `network-failed`.
@@ -156,15 +158,19 @@ class GatewayClient:
         body = {"model": model, "messages": list(messages), **(options or {})}
         if stream:
             body["stream"] = True
-        return self.exchange("/v1/chat/completions", body, assurance, lane, on_text)
+        return self.exchange(
+            "/v1/chat/completions", body, assurance, lane, on_text, wait_for_proof=wait_for_proof
+        )
 
     def exchange(
         self,
         path: str,
         body: Mapping[str, Any],
         assurance: str,
-        lane: str = "throughput",
+        lane: str | None = None,
         on_text: Callable[[str], None] = lambda _text: None,
+        *,
+        wait_for_proof: bool = False,
     ) -> Exchange:
         """Send one request to `path`; see `chat`.
 
@@ -173,11 +179,11 @@ class GatewayClient:
                 key; or an encrypted answer was cut or changed.
         """
         nonce = os.urandom(_OWN_NONCE_BYTES)
-        headers = {
-            "verispect-assurance": assurance,
-            "verispect-lane": lane,
-            "verispect-nonce": to_base64url(nonce),
-        }
+        headers = {"verispect-assurance": assurance, "verispect-nonce": to_base64url(nonce)}
+        if lane is not None:
+            headers["verispect-lane"] = lane
+        if wait_for_proof:
+            headers["verispect-proof"] = "wait"
         try:
             request = json.dumps(body, ensure_ascii=False).encode()
             sealed, head, received = self._ask(path, request, headers, on_text)
@@ -200,6 +206,19 @@ class GatewayClient:
             return Exchange(request, received, receipt, openings, nonce, assurance)
         openings = sealed.open_openings(openings, inference)
         return Exchange(request, received, receipt, openings, nonce, assurance, sealed.key_digest)
+
+    def renewed(self, exchange: Exchange) -> Exchange:
+        """Return an exchange with the evidence that the gateway has by now.
+
+        Raises:
+            NetworkError: `network-failed`.
+            RequestError: the gateway refused.
+            MalformedError: the exchange's receipt is not the format.
+        """
+        inference = InferenceReceipt.parse(exchange.receipt).claimed_inference
+        where = f"/v1/receipts/{inference}?evidence=attached"
+        _, receipt = self._send("GET", where, b"", {}, _MAX_RECEIPT_BYTES)
+        return replace(exchange, receipt=receipt)
 
     def _ask(
         self,
