@@ -21,6 +21,7 @@ from cases_formats import (
     stream,
     trusted_root_cases,
 )
+from cases_transactions import transactions
 from cases_verification import verification
 
 NAMESPACES: dict[str, Callable[[], Iterable[Case]]] = {
@@ -32,6 +33,7 @@ NAMESPACES: dict[str, Callable[[], Iterable[Case]]] = {
     "trusted-root": trusted_root_cases,
     "policy": policy_cases,
     "verification": verification,
+    "transaction": transactions,
 }
 
 

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from verispect.appraisal.policy import AssurancePolicy
+from verispect.appraisal.result import Verdict
+from verispect.appraisal.transaction import TransactionVerifier
 from verispect.appraisal.trusted_root import TrustedRoot
 from verispect.appraisal.verifier import Expected, Verifier
 from verispect.core.commitments import Part, decode_openings
@@ -24,6 +26,7 @@ from verispect.core.keys import PublicKey
 from verispect.core.receipt import InferenceReceipt
 from verispect.core.statement import InferenceStatement, StreamBinding
 from verispect.core.stream import StreamChain, open_interim
+from verispect.core.transaction_files import read_transaction_file
 
 Answer = tuple[str, str | None]
 ACCEPTED: Answer = ("accepted", None)
@@ -119,6 +122,16 @@ def _expected(members: dict[str, Any]) -> Expected:
     )
 
 
+def _transaction(case: dict[str, Any]) -> Answer:
+    result = TransactionVerifier(TrustedRoot.from_json(case["trustedRoot"].encode())).appraise(
+        read_transaction_file(bytes.fromhex(case["transaction"])),
+        policy=AssurancePolicy.from_toml(case["policy"]),
+        now=case["now"],
+    )
+    reason = None if result.verdict is Verdict.VERIFIED else result.decisive_check().reason
+    return result.verdict.value, None if reason is None else reason.value
+
+
 _RUNNERS: dict[str, Callable[[dict[str, Any]], Answer]] = {
     "cbor": _cbor,
     "envelope": _envelope,
@@ -128,6 +141,7 @@ _RUNNERS: dict[str, Callable[[dict[str, Any]], Answer]] = {
     "trusted-root": _trusted_root,
     "policy": _policy,
     "verification": _verification,
+    "transaction": _transaction,
 }
 
 
