@@ -120,6 +120,10 @@ bench-litellm: $(UV) .venv/.test  ## As bench-gateway, with LiteLLM's proxy besi
 	  && $(UV) pip install --quiet --python .venv-litellm/bin/python "litellm[proxy]==$(LITELLM_VERSION)"; }
 	@$(RUN) bench/gateway.py
 
+.PHONY: bench-transaction
+bench-transaction: .venv/.test  ## What a transaction of 100 inferences adds to its parts
+	@$(RUN) bench/transaction.py
+
 .PHONY: bench-evidence
 bench-evidence: .venv/.test  ## Appraisals of attestation evidence per second, on genuine documents
 	@for bench in bench/evidence_*.py; do $(RUN) $$bench; done

@@ -15,7 +15,9 @@ from verispect.appraisal.result import Verdict
 from verispect.appraisal.transaction import ExpectedTransaction, TransactionVerifier
 from verispect.appraisal.trusted_root import TrustedRoot
 from verispect.core.claims import Claim, Source
+from verispect.core.encoding import encode
 from verispect.core.errors import Error, Reason
+from verispect.core.transaction import PartOutcome, encode_parts
 from verispect.core.transaction_files import read_transaction_file
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "vectors"))
@@ -109,3 +111,12 @@ def test_what_is_not_opened_is_said():
     result = appraise(replace(WHOLE, parts=closed))
     assert sum("not opened at both ends" in line for line in result.not_covered) == 2
     assert not any(":from-part-" in check.name for check in result.checks)
+
+
+def test_a_leaf_is_written_as_the_encoder_has_it():
+    """The bytes written by hand are those of the deterministic form."""
+    for each in WHOLE.parts:
+        for part in (each.part, replace(each.part, outcome=PartOutcome.FAILED, reason="x")):
+            assert part.encode() == encode(part.to_row())
+    parts = [each.part for each in WHOLE.parts]
+    assert encode_parts(parts) == encode([part.to_row() for part in parts])

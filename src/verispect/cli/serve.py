@@ -48,6 +48,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         help="vouch for the signing key: nitro, tdx, sev-snp, tpm:TCTI, software-tpm:TCTI or "
         "development:DIR",
     )
+    parser.add_argument(
+        "--own-trusted-root",
+        type=Path,
+        metavar="FILE",
+        help="what attestation this operator trusts when it judges its own transactions (JSON)",
+    )
     parser.add_argument("--log", type=Path, metavar="DIR", help="keep a public log in this folder")
     parser.add_argument(
         "--log-keys", type=Path, default=home / "log-keys", help="key directory of the log"
@@ -104,6 +110,9 @@ def run(arguments: argparse.Namespace) -> int:
         attester=arguments.attester,
         log=_log(arguments),
         proof_seconds=arguments.proof_seconds,
+        own_trusted_root=None
+        if arguments.own_trusted_root is None
+        else str(arguments.own_trusted_root),
     )
     listener = _listen(arguments.host, arguments.port)
     host, port = listener.getsockname()[:2]

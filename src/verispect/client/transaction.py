@@ -2,8 +2,8 @@
 
 What comes back is fetched as one file with its openings, and judged offline: that the transaction
 is committed and has this caller's nonce, that each part is there and meets its policy, and that
-each reference was fed with the earlier output. This module refuses to return a transaction that does
-not verify.
+each reference was fed with the earlier output. This module refuses to call a transaction verified
+that is not.
 """
 
 from __future__ import annotations
@@ -32,8 +32,9 @@ from verispect.core.errors import (
     UnsupportedError,
     VerificationError,
 )
+from verispect.core.receipt import InferenceReceipt
 from verispect.core.transaction import part_nonce
-from verispect.core.transaction_files import TransactionBundle
+from verispect.core.transaction_files import BundledPart, TransactionBundle
 
 _NONCE_BYTES: Final = 16
 _SHOWN: Final = frozenset({200, 202, 422})
@@ -108,7 +109,7 @@ class TransactionClient:
         found = self._send("GET", f"/v1/transactions/{identifier}", headers=headers).json()
         bundle = self._bundle(identifier)
         shown = [
-            replace(new, openings=old.openings)
+            replace(self._attached(new), openings=old.openings)
             for new, old in zip(bundle.parts, exchange.bundle.parts, strict=False)
         ]
         return replace(exchange, state=found["state"], bundle=replace(bundle, parts=tuple(shown)))
@@ -131,9 +132,7 @@ class TransactionClient:
             headers = {"verispect-opening-key": keys[inference]}
             path = f"/v1/receipts/{inference}/openings"
             openings = self._send("GET", path, headers=headers).content
-            attached = self._send("GET", f"/v1/receipts/{inference}?evidence=attached").content
-            receipt = type(each.receipt).parse(attached) if each.receipt is not None else None
-            shown.append(replace(each, receipt=receipt, openings=decode_openings(openings)))
+            shown.append(replace(self._attached(each), openings=decode_openings(openings)))
         return TransactionExchange(
             from_hex(answer["id"]),
             answer["key"],
@@ -142,6 +141,13 @@ class TransactionClient:
             answers,
             replace(bundle, parts=tuple(shown)),
         )
+
+    def _attached(self, shown: BundledPart) -> BundledPart:
+        """Return a part whose receipt carries the evidence that there is by now."""
+        if shown.receipt is None:
+            return shown
+        where = f"/v1/receipts/{shown.receipt.receipt_id.hex()}?evidence=attached"
+        return replace(shown, receipt=InferenceReceipt.parse(self._send("GET", where).content))
 
     def _bundle(self, identifier: str) -> TransactionBundle:
         path = f"/v1/transactions/{identifier}/receipt"

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Final, TypeVar, cast
 
+from verispect.core.cbor_items import ARRAY, byte_string, head, integer, text
 from verispect.core.commitments import Part
 from verispect.core.encoding import DIGEST_BYTES, Digest, decode, encode, sha256
 from verispect.core.envelope import SignedEnvelope, open_envelope
@@ -145,7 +146,25 @@ class TransactionPart:
 
     def leaf(self, transaction_id: bytes) -> bytes:
         """Return the content of this part's leaf in the tree of that transaction."""
-        return _LEAF_DOMAIN + transaction_id + encode(self.to_row())
+        return _LEAF_DOMAIN + transaction_id + self.encode()
+
+    def encode(self) -> bytes:
+        """Return the wire form's bytes."""
+        # Written out, because whoever commits waits for all of them; `encode` of the row gives
+        # these bytes.
+        fed = b"".join([encode(each.to_row()) for each in self.dependencies])
+        return b"".join(
+            (
+                head(ARRAY, 6),
+                integer(self.index),
+                byte_string(self.receipt),
+                byte_string(self.assurance),
+                integer(self.outcome),
+                b"\xf6" if self.reason is None else text(self.reason),
+                head(ARRAY, len(self.dependencies)),
+                fed,
+            )
+        )
 
     @classmethod
     def from_row(cls, value: Any) -> TransactionPart:
@@ -277,6 +296,11 @@ class TransactionStatement:
 def policy_digest(assurances: Iterable[Digest]) -> Digest:
     """Return the digest of a transaction's policy: those of its parts, in their order."""
     return sha256(_POLICY_DOMAIN + b"".join(assurances))
+
+
+def encode_parts(parts: Sequence[TransactionPart]) -> bytes:
+    """Return the rows of all parts as one array."""
+    return head(ARRAY, len(parts)) + b"".join([part.encode() for part in parts])
 
 
 def nonce_digest(transaction_id: bytes, nonce: bytes) -> Digest:

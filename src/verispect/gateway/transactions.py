@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from verispect.appraisal.references import Link
 from verispect.appraisal.trusted_root import TrustedRoot
-from verispect.core.encoding import decode, encode
+from verispect.core.encoding import decode
 from verispect.core.envelope import sign_envelope
 from verispect.core.errors import Reason, RequestError
 from verispect.core.receipt import InferenceReceipt
@@ -32,6 +32,7 @@ from verispect.core.transaction import (
     TransactionOutcome,
     TransactionPart,
     TransactionStatement,
+    encode_parts,
     nonce_digest,
     open_transaction,
     policy_digest,
@@ -294,7 +295,7 @@ class Transactions:
             state=_OUTCOMES[outcome],
             decided_at=now,
             envelope=_sign(state, statement),
-            parts=encode([part.to_row() for part in parts]),
+            parts=encode_parts(parts),
             due_at=due_at,
             kept_parts=[record.to_stored() for record in records] if pending else (),
             expected_parts=expected_parts,
