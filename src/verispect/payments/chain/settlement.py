@@ -35,7 +35,6 @@ from verispect.payments.chain.vouchers import (
     channel_totals,
     newest_claims,
     pay_out,
-    send_and_wait,
     send_claims,
     total_of,
 )

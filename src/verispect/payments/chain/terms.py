@@ -1,4 +1,4 @@
-"""What a signed payment allows, read from the payload as it came: who, to whom, how much, until when.
+"""What a signed payment allows, read from the payload as it came: who, to whom, how much, when.
 
 Whether the signature is right is the chain's to say. What is read here is held to the key under
 which the payment was reserved, so that nothing else than what was reserved can be settled.

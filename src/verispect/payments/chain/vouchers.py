@@ -183,3 +183,27 @@ def _sign(authoriser: Authoriser, claims: Sequence[Claim], chain_id: int) -> byt
         domain_data=domain, message_types=_TYPES, message_data={"claims": entries}
     )
     return bytes(authoriser.sign_message(signable).signature)
+
+
+def claim_payload(
+    claims: Sequence[Claim], authoriser: Authoriser | None, chain_id: int
+) -> dict[str, Any]:
+    """Return claims as a facilitator is asked for them."""
+    names = ("payer", "payerAuthorizer", "receiver", "receiverAuthorizer", "token")
+    rows = []
+    for claim in claims:
+        *addresses, delay, salt = claim.terms.channel
+        channel: dict[str, Any] = dict(zip(names, addresses, strict=True))
+        channel |= {"withdrawDelay": delay, "salt": "0x" + salt.hex()}
+        rows.append(
+            {
+                "voucher": {"channel": channel, "maxClaimableAmount": str(claim.terms.most)},
+                "signature": "0x" + claim.terms.signature.hex(),
+                "totalClaimed": str(claim.total),
+            }
+        )
+    payload: dict[str, Any] = {"type": "claim", "claims": rows}
+    if authoriser is not None:
+        signature = _sign(authoriser, claims, chain_id)
+        payload["claimAuthorizerSignature"] = "0x" + signature.hex()
+    return payload
