@@ -18,6 +18,7 @@ from itertools import takewhile
 from typing import Any, Final
 
 from verispect.appraisal.policy import PRESETS
+from verispect.appraisal.service_history import SERVICE_PARTS, SERVICE_PREFIX
 from verispect.appraisal.transcript import MAX_ANSWER_BYTES, Answer, read_json, tensor_content
 from verispect.appraisal.verifier import Expected
 from verispect.core.commitments import Part
@@ -146,6 +147,8 @@ def _read(body: dict[str, Any]) -> AskedRequest:
         parts, parameters = {}, {}
         absent = _absent_beside_input(body)
         uncompared.append("the input that was sent: not compared")
+    if body["model"].startswith(SERVICE_PREFIX):
+        absent -= set(SERVICE_PARTS)  # The service's own, compared with its published version.
     return AskedRequest(
         parts,
         frozenset(absent - parts.keys()),

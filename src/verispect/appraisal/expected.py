@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from verispect.appraisal.service_history import SERVICE_PREFIX, ServiceHistory
 from verispect.core.commitments import OpenedParts, Part
 from verispect.core.encoding import Digest, encode_content
 from verispect.core.errors import Error, Reason
@@ -42,6 +43,8 @@ class Expected:
     """Why each choice ended, as the caller was shown."""
     usage: Mapping[str, int] | None = None
     """What was counted, as the caller was shown."""
+    history: ServiceHistory | None = None
+    """What a log that the caller verified has of the versions of services."""
     uncompared: Sequence[str] = ()
     """What the caller holds and cannot compare, in words."""
 
@@ -86,6 +89,9 @@ def _check_stated(statement: InferenceStatement, expected: Expected) -> list[Che
     if expected.models:
         same = expected.models == {statement.requested_model}
         comparisons.append(("requested-model", same))
+        asked = any(each.startswith(SERVICE_PREFIX) for each in expected.models)
+        if asked or statement.service is not None:
+            comparisons.append(("service-named", asked == (statement.service is not None)))
     if expected.assurance is not None:
         comparisons.append(("assurance", expected.assurance == statement.assurance))
     if expected.finish_reasons is not None:

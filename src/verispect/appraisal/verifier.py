@@ -25,6 +25,7 @@ from verispect.appraisal.promises import (
     match_promises,
 )
 from verispect.appraisal.result import _GUARD, AttestationResult, Verdict, VerifiedReceipt
+from verispect.appraisal.service_history import check_service
 from verispect.appraisal.trusted_root import TrustedRoot
 from verispect.core.claims import Claim, ClaimSources, Source, combine
 from verispect.core.commitments import OpenedParts
@@ -129,6 +130,9 @@ class Verifier:
         # 5. Every opening matches its commitment, and what the caller holds is what was opened.
         checks += _check_openings(statement, opened)
         checks += check_expected(statement, opened, expected)
+        of_service, uncovered = check_service(statement, expected.history)
+        checks += of_service
+        not_covered += uncovered
         # 6. The model is of a kind, and one, that the policy accepts.
         checks.append(_check_model(statement, policy, self._trusted_root))
         # 7. Keys for development pass only where the policy says so.

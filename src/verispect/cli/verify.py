@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -16,6 +17,7 @@ from typing import Final
 from verispect.appraisal.asked import expect, read_request
 from verispect.appraisal.expected import Expected
 from verispect.appraisal.result import AttestationResult
+from verispect.appraisal.service_history import ServiceHistory
 from verispect.appraisal.transcript import read_answer
 from verispect.appraisal.verifier import Verifier
 from verispect.cli.files import read_file, read_policy, read_receipt, read_trusted_root, to_json
@@ -55,6 +57,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--response", type=Path, help="the answer you were shown: JSON, or the event stream"
     )
+    parser.add_argument(
+        "--history", type=Path, help="versions of services, as verispect history --out wrote them"
+    )
     parser.add_argument("--nonce", help="the nonce you sent (base64url)")
     parser.add_argument(
         "--at", metavar="TIME", help="judge at this time (ISO 8601, UTC) instead of now"
@@ -82,15 +87,18 @@ def run(arguments: argparse.Namespace) -> int:
         return run_transaction(arguments, data, now=_time(arguments.at))
     receipt = InferenceReceipt.parse(read_receipt(arguments.receipt))
     opened = decode_openings(read_file(arguments.openings)) if arguments.openings else {}
-    verifier = Verifier(
-        read_trusted_root(arguments.trusted_root), kinds=load_kinds(arguments.evidence_kind)
-    )
+    root = read_trusted_root(arguments.trusted_root)
+    verifier = Verifier(root, kinds=load_kinds(arguments.evidence_kind))
+    expected = _expected(arguments, receipt)
+    if arguments.history is not None:
+        history = ServiceHistory.from_json(read_file(arguments.history), root.issuer_key)
+        expected = replace(expected, history=history)
     result = verifier.appraise(
         receipt,
         opened=opened,
         policy=read_policy(arguments.policy),
         now=_time(arguments.at),
-        expected=_expected(arguments, receipt),
+        expected=expected,
     )
     if arguments.json:
         print(to_json(result.to_json()))

@@ -23,6 +23,7 @@ from verispect.gateway.chat_wire import (
 from verispect.gateway.generation import Choice, Generation, prepare_generation
 from verispect.gateway.http import HttpRequest, HttpResponse, StreamedResponse
 from verispect.gateway.recording import Inference
+from verispect.gateway.services import find_served, place
 from verispect.gateway.state import GatewayState
 from verispect.gateway.streaming import Event
 from verispect.gateway.wire import decode_body, read_lane
@@ -45,7 +46,8 @@ async def create_chat_completion(
     sampling = read_sampling(body, state.limits)
     conversation = read_conversation(body, state.limits)
     lane = read_lane(request)
-    served = state.pool.find(body.model)
+    served, version = await find_served(state, request, body.model)
+    conversation = place(conversation, version)
     inference = state.recorder.begin(
         request,
         operation=OPERATION,
@@ -53,6 +55,7 @@ async def create_chat_completion(
         requested_model=body.model,
         lane=lane,
         assurance=body.assurance,
+        service=version,
     )
     model = await state.pool.language(served, lane)
     generation = await prepare_generation(

@@ -19,6 +19,7 @@ from verispect.core.errors import Reason, RequestError
 from verispect.core.receipt import EvidenceEntry, InferenceReceipt
 from verispect.core.statement import PromisedEvidence
 from verispect.evidence.log_inclusion import make_log_evidence
+from verispect.evidence.log_trust import LogTrust
 from verispect.ledger.log.appender import with_cosignatures
 from verispect.ledger.log.embedded import LogFolder
 from verispect.ledger.log.evidence_store import EvidenceStore
@@ -46,6 +47,12 @@ class LogSettings:
     folder: LogFolder
     parties: Parties
     witnesses: WitnessPolicy
+    development: bool = False
+    """Whether the log's key is for development only."""
+
+    def trust(self) -> LogTrust:
+        """Return what a reader would list who decides to trust this log and whom it names."""
+        return LogTrust([self.folder.trusted], self.witnesses, self.parties.auditors)
 
 
 class LogDoor:
@@ -84,6 +91,14 @@ class LogDoor:
     async def do(self, work: Callable[[], _Result]) -> _Result:
         """Run `work` on the door's thread."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, work)
+
+    def has_leaf(self, leaf: Digest) -> bool:
+        """Tell whether a leaf, by its hash, has its place in the log for ever.
+
+        Raises:
+            StoreError: `store-failed`.
+        """
+        return self._state.find([leaf])[0] is not None
 
     def checkpoint(self) -> bytes:
         """Return the latest checkpoint with the cosignatures that there are.

@@ -19,6 +19,7 @@ from verispect.evidence.proof import KIND as PROOF_KIND
 from verispect.gateway.log_door import LogDoor, LogSettings
 from verispect.gateway.log_evidence import FinishedProofs
 from verispect.gateway.recording import Recorder
+from verispect.ledger.history import SERVICES_FILE, ServiceOutbox
 from verispect.ledger.log.description import LogDescription
 from verispect.ledger.log.embedded import LogFolder
 from verispect.ledger.log.operation import LogOperation
@@ -86,6 +87,7 @@ def log_settings(configuration: LogConfiguration, issuer: Issuer) -> LogSettings
             _threshold(configuration.witness_threshold, len(witnesses)),
             [witness.key for witness in witnesses],
         ),
+        development=signer.development,
     )
 
 
@@ -133,7 +135,8 @@ def operate_log(configuration: LogConfiguration, issuer: Issuer, state: Path) ->
     operation = LogOperation(
         settings.folder,
         _log_key(configuration, issuer).signer,
-        sources=[outbox, keeper],
+        # Versions before receipts: none is used before the log has it.
+        sources=[ServiceOutbox(state / SERVICES_FILE), outbox, keeper],
         witnesses=[Witness.parse(text) for text in configuration.witnesses],
         threshold=settings.witnesses.threshold,
         pool_seconds=POOL_SECONDS,

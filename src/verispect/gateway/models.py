@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import msgspec
 
+from verispect.gateway import services
 from verispect.gateway.http import HttpRequest, HttpResponse
 from verispect.gateway.serving import ServedModel
 from verispect.gateway.state import GatewayState
@@ -20,6 +21,7 @@ _PREFIX: Final = "/v1/models/"
 async def list_models(state: GatewayState, request: HttpRequest) -> HttpResponse:  # noqa: ARG001
     """Answer `GET /v1/models`: every name that this server serves, sorted."""
     models = [_model_member(state, state.pool.find(name)) for name in state.pool.names()]
+    models += services.model_members(state)
     return HttpResponse(200, msgspec.json.encode({"object": "list", "data": models}))
 
 

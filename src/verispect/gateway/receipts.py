@@ -15,18 +15,22 @@ import msgspec
 
 from verispect import __version__
 from verispect.appraisal.trusted_root import AcceptedModel, TrustedRoot
+from verispect.core.commitments import decode_openings, encode_openings
 from verispect.core.encoding import DIGEST_BYTES, Digest, to_base64url
 from verispect.core.errors import Reason
 from verispect.core.receipt import InferenceReceipt
 from verispect.core.statement import INFERENCE_ID_BYTES, STATEMENT_VERSION
+from verispect.evidence.log_trust import NO_LOGS
 from verispect.evidence.proof import KIND as PROOF_KIND
 from verispect.gateway import log_routes
 from verispect.gateway.assurance import DEFAULT_ASSURANCE, read_nonce
 from verispect.gateway.errors import HttpError
 from verispect.gateway.http import HttpRequest, HttpResponse
 from verispect.gateway.recording import INTERIM_EVERY_CHUNKS
+from verispect.gateway.services import HIDDEN_PARTS
 from verispect.gateway.state import GatewayState
 from verispect.ledger import StoredReceipt
+from verispect.ledger.history import Audience
 
 _PREFIX: Final = "/v1/receipts/"
 _RECORDS: Final = "/v1/records/"
@@ -177,7 +181,25 @@ def _openings(state: GatewayState, request: HttpRequest, stored: StoredReceipt) 
             status=410,
             reason=Reason.RECEIPT_NOT_FOUND,
         )
+    openings = _for_caller(state, stored, openings)
     return HttpResponse(200, openings, "application/cbor", [("cache-control", "no-store")])
+
+
+def _for_caller(state: GatewayState, stored: StoredReceipt, openings: bytes) -> bytes:
+    """Return the openings without what shows a service's text that callers may not see."""
+    statement = InferenceReceipt.parse(stored.receipt).unverified_statement
+    service = statement.service
+    if service is None or statement.confidential is not None:
+        return openings  # Of an encrypted request they are sealed, and no such service is asked.
+    if (
+        state.services is not None
+        and state.services.audience(service.name, service.version) is not Audience.NOBODY
+    ):
+        return openings
+    opened = decode_openings(openings)
+    return encode_openings(
+        {part: each for part, each in opened.items() if part not in HIDDEN_PARTS}
+    )
 
 
 async def retrieve_record(state: GatewayState, request: HttpRequest) -> HttpResponse:
@@ -198,6 +220,7 @@ async def well_known(state: GatewayState, request: HttpRequest) -> HttpResponse:
     root = TrustedRoot(
         issuer_keys=[issuer.trusted_key()],
         models=[AcceptedModel(served.name, served.model_id) for served in models],
+        log_trust=NO_LOGS if state.log is None else state.log.settings.trust(),
     )
     document: dict[str, Any] = {
         "verispect": __version__,
@@ -214,4 +237,12 @@ async def well_known(state: GatewayState, request: HttpRequest) -> HttpResponse:
         },
         "stream": {"interimSignatureEveryChunks": INTERIM_EVERY_CHUNKS},
     }
+    if state.log is not None:
+        settings = state.log.settings
+        document["log"] = {
+            "origin": settings.folder.origin,
+            "development": settings.development,
+            "witnessThreshold": settings.witnesses.threshold,
+            "nodeThreshold": settings.parties.auditors.threshold,
+        }
     return HttpResponse(200, msgspec.json.encode(document))

@@ -48,8 +48,10 @@ from verispect.gateway.metrics import Metrics
 from verispect.gateway.proving import Proving, wants_to_wait
 from verispect.gateway.published import PublishedRecords
 from verispect.gateway.recovery import encode_recovery
+from verispect.gateway.services import binding_of
 from verispect.gateway.serving import ServedModel
 from verispect.ledger import NewReceipt, ReceiptStore
+from verispect.ledger.history import ServiceVersion
 
 INTERIM_EVERY_CHUNKS: Final = 32
 """An interim signature is made after this many chunks of a stream."""
@@ -141,6 +143,7 @@ class Recorder:
         requested_model: str,
         lane: Lane,
         assurance: str | None,
+        service: ServiceVersion | None = None,
     ) -> Inference:
         """Accept a request for an inference, or refuse it before any work.
 
@@ -151,6 +154,7 @@ class Recorder:
             requested_model: the name as the caller wrote it.
             lane: how the engine is shared.
             assurance: the body's `assurance` field.
+            service: the version of the service that was asked, where one was.
 
         Raises:
             RequestError: `assurance-unknown`, `assurance-unavailable` or `invalid-request`.
@@ -172,6 +176,7 @@ class Recorder:
             received_at=request.received_at,
             confidential=request.confidential,
             ticket=request.transaction,
+            service=service,
         )
 
     def _required(
@@ -223,10 +228,12 @@ class Inference:
         received_at: int,
         confidential: Confidential | None,
         ticket: TransactionTicket | None = None,
+        service: ServiceVersion | None,
     ) -> None:
         self._confidential = confidential
         self._ticket = ticket
         self._place: TransactionBinding | None = None
+        self._service = service
         self._recorder = recorder
         self._operation = operation
         self._served = served
@@ -286,9 +293,16 @@ class Inference:
         """Commit to content that is encoded already, as `encode_content` does it."""
         if part in self._openings:
             raise RuntimeError(f"{part.label} is committed to already")
-        opening = Opening(part, self._salt(), value)
+        opening = self._published(part, value) or Opening(part, self._salt(), value)
         self._openings[part] = opening
         self._commitments[part] = opening.commitment()
+
+    def _published(self, part: Part, value: bytes) -> Opening | None:
+        """Return the opening of the service's version: its receipts hold its own commitments."""
+        opening = None if self._service is None else self._service.openings.get(part)
+        if opening is not None and opening.value != value:
+            raise RuntimeError(f"{part.label} is not what the service's version holds")
+        return opening
 
     def _salt(self) -> bytes:
         """Return random bytes that are given out once."""
@@ -364,6 +378,7 @@ class Inference:
             stream=self._chain.binding() if self._chain else None,
             confidential=self._confidential.key_digest if self._confidential else None,
             transaction=self._place,
+            service=None if self._service is None else binding_of(self._service),
         )
 
     def _kept_openings(self) -> bytes:
@@ -384,6 +399,8 @@ class Inference:
         if self._finished:
             raise RuntimeError("an inference is finished once")
         self._finished = True
+        if self._service is not None and not self._service.openings.keys() <= self._openings.keys():
+            raise RuntimeError("a part of the service's version was left out")
         await self._take_place()
         draft = self._statement(finish_reasons=finish_reasons, usage=usage)
         release = False

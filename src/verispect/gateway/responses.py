@@ -25,6 +25,7 @@ from verispect.gateway.response_store import ResponseStore, StoredResponse
 from verispect.gateway.responses_object import ResponseFrame
 from verispect.gateway.responses_stream import ResponseInProgress
 from verispect.gateway.responses_wire import ResponsesBody, ResponsesRequest, read_request
+from verispect.gateway.services import find_served, place
 from verispect.gateway.state import GatewayState
 from verispect.gateway.wire import decode_body, read_lane
 
@@ -52,7 +53,7 @@ async def create_response(
         StoreError: no durable receipt, so no answer.
     """
     read = read_request(decode_body(request.body, ResponsesBody, state.limits), state.limits)
-    served = state.pool.find(read.model)
+    served, version = await find_served(state, request, read.model)
     lane = read_lane(request)
     inference = state.recorder.begin(
         request,
@@ -61,9 +62,11 @@ async def create_response(
         requested_model=read.model,
         lane=lane,
         assurance=read.assurance,
+        service=version,
     )
     store = _store_for(state, read, len(request.body))
     chat, attachments = read.to_chat(await _earlier_items(state, read, request.received_at))
+    chat = place(chat, version)
     model = await state.pool.language(served, lane)
     try:
         generation = await prepare_generation(

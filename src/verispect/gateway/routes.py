@@ -20,6 +20,7 @@ from verispect.gateway import (
     open_inference,
     receipts,
     responses,
+    services,
     transaction_routes,
 )
 from verispect.gateway.http import HttpRequest, HttpResponse, StreamedResponse
@@ -106,6 +107,8 @@ _ROUTES: Final = (
         {"GET": receipts.retrieve_receipt, "DELETE": receipts.cancel_proof},
         is_prefix=True,
     ),
+    Route("/v1/services", {"GET": services.list_services}),
+    Route("/v1/services/{name}", {"GET": services.retrieve_service}, is_prefix=True),
     Route("/v1/records/{digest}", {"GET": receipts.retrieve_record}, is_prefix=True),
     Route("/log/checkpoint", {"GET": log_routes.checkpoint}),
     Route("/log/description", {"GET": log_routes.description}),

@@ -12,6 +12,7 @@ from verispect.gateway.log_door import LogDoor
 from verispect.gateway.metrics import Metrics
 from verispect.gateway.recording import Recorder
 from verispect.gateway.response_store import ResponseStore
+from verispect.gateway.services import Services
 from verispect.gateway.serving import ModelPool
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ class GatewayState:
     """Opens encrypted requests; `None` where this server attests no key for them."""
     log: LogDoor | None = None
     """Serves the public log; `None` where this server keeps none."""
+    services: Services | None = None
+    """Answers for `service:NAME`; `None` where this server has none."""
     transactions: Transactions | None = None
     """Keeps transactions of several inferences; `None` where this server takes none."""
     on_start: Callable[[], Awaitable[None]] | None = None

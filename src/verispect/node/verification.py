@@ -33,6 +33,7 @@ from verispect.node.mirror import Mirror
 from verispect.node.operator_client import MAX_FORKS_BYTES, HttpSource, RefusedError, make_client
 from verispect.node.reexecution import EXACT_REPLAY, Reexecutor
 from verispect.node.sampling import draw
+from verispect.node.services import PublishedServices
 from verispect.node.state import Job, Letter, NodeState
 from verispect.node.witness_app import NodeApp, TlogWitness
 from verispect.tlog.checkpoint import Checkpoint, SignedCheckpoint, TrustedLog
@@ -102,6 +103,7 @@ class VerificationNode:
         self._trusted = only_log(settings.root)
         self.state = NodeState(settings.folder)
         self.mirror = Mirror(settings.folder / "mirror", self.state, self._trusted)
+        self._services = PublishedServices(self.mirror, settings.root)
         self._client = make_client()
         self._operator = HttpSource(settings.operator, self._client)
         self._replay = StatusReplay(settings.root.log_trust.nodes, log=self._trusted)
@@ -246,6 +248,9 @@ class VerificationNode:
     async def _receipt(self, job: Job, leaf: ReceiptLeaf) -> tuple[list[Finding], bytes | None]:
         receipt = judging.fetch_receipt(self._operator, leaf)
         finding = judging.judge_receipt(receipt, self._settings.root, now=self._clock())
+        if finding.outcome is Outcome.AFFIRMED:
+            unpublished = self._services.judge(receipt, before=job.leaf)
+            finding = finding if unpublished is None else unpublished
         if finding.outcome is not Outcome.AFFIRMED:
             return [finding], None
         checkpoint = Checkpoint.from_text(job.checkpoint)
