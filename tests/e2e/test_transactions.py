@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
-from verispect.appraisal.policy import PROVEN, SIGNED
+from verispect.appraisal.policy import ATTESTED_DEVELOPMENT, PROVEN, SIGNED
 from verispect.appraisal.result import Verdict
 from verispect.appraisal.transaction import TransactionVerifier
 from verispect.appraisal.trusted_root import TrustedRoot
@@ -185,3 +185,32 @@ def test_keys_are_those_of_the_issuer(tmp_path):
                 now=now_milliseconds(),
             )
         assert caught.value.reason is Reason.KEY_UNKNOWN
+
+
+def test_mixed_evidence_is_one_transaction(tmp_path):
+    """A proven part, an attested one (development) and a signed one, under three policies."""
+    enclave = tmp_path / "enclave"
+    with served(tmp_path, "--attester", f"development:{enclave}") as gateway:
+        path = tmp_path / "root.json"
+        registry = ("--registry", str(tmp_path / "models"))
+        trusted = ("--out", str(path), "--development-enclave", str(enclave))
+        gateway.run("keys", "trusted-root", *trusted, *registry)
+        root = TrustedRoot.from_json(path.read_bytes())
+        asked = parts(gateway)[0]
+        asked[1]["assurance"] = "attested-development"
+        asked.append({**parts(gateway, "signed")[0][0]})
+        with TransactionClient(gateway.url) as client:
+            exchange = wait_final(client, client.run(asked))
+        assert exchange.state == "committed"
+        for index, policy in enumerate((PROVEN, ATTESTED_DEVELOPMENT, SIGNED)):
+            assert exchange.bundle.parts[index].part.assurance == policy.digest()
+        result = verify_transaction(
+            exchange,
+            trusted_root=root,
+            policy=ATTESTED_DEVELOPMENT,
+            part_policies={0: PROVEN, 2: SIGNED},
+            now=now_milliseconds(),
+        )
+        of_parts = [each.result.claims[Claim.EXECUTION] for each in result.parts]
+        assert [Source.PROVEN in each for each in of_parts] == [True, False, False]
+        assert [Source.HARDWARE in each for each in of_parts] == [False, True, False]

@@ -103,6 +103,12 @@ def _statement_view(statement: InferenceStatement) -> dict[str, Any]:
             "chunks": statement.stream.chunks,
             "head": statement.stream.head.hex(),
         }
+    if (place := statement.transaction) is not None:
+        view["transaction"] = {
+            "id": place.transaction_id.hex(),
+            "index": place.index,
+            "count": place.count or None,
+        }
     if statement.confidential is not None:
         view["confidential"] = statement.confidential.hex()
     if (service := statement.service) is not None:

@@ -48,6 +48,8 @@ class PartRecord:
     policy: AssurancePolicy
     finish_reasons: Sequence[str]
     links: Sequence[Link]
+    assurance: Digest | None = None
+    """What its statement says that it required, where the policy itself is not at hand."""
 
     def to_stored(self) -> StoredPart:
         """Return what is kept of it."""
@@ -297,7 +299,7 @@ def make_part(
     return TransactionPart(
         index=record.index,
         receipt=record.receipt_id,
-        assurance=record.policy.digest(),
+        assurance=record.assurance or record.policy.digest(),
         outcome=judgement.outcome,
         reason=None if judgement.reason is None else judgement.reason.value,
         dependencies=tuple(dependencies),

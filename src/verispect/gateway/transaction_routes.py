@@ -207,6 +207,8 @@ class _Run:
             )
             return self._finished(stored, status=status, error=member)
         if response.status != 200 or ticket.record is None:
+            if ticket.record is not None:
+                self._records.append(ticket.record)
             stored = await self._abort()
             return self._finished(stored, status=_GONE)
         self._records.append(ticket.record)

@@ -13,9 +13,9 @@ import contextlib
 import hmac
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from verispect.appraisal.references import Link
 from verispect.appraisal.trusted_root import TrustedRoot
@@ -65,6 +65,8 @@ if TYPE_CHECKING:
 DEFAULT_SECONDS: Final = 600
 MAX_SECONDS: Final = 3600
 _WATCH_SECONDS: Final = 0.25
+_JUDGE_EVERY: Final = 4
+"""Rounds between two looks at what waits for evidence: a proof that is there is verified again."""
 _KEY_DOMAIN: Final = b"transaction:"
 _OPEN: Final = (TransactionState.OPEN,)
 _UNDECIDED: Final = (TransactionState.OPEN, TransactionState.PENDING)
@@ -364,28 +366,40 @@ class Transactions:
         self.store.close()
 
     async def _watch(self, state: GatewayState) -> None:
+        rounds = 0
         while True:
             try:
-                await self.look(state)
+                await self.look(state, judge_pending=rounds % _JUDGE_EVERY == 0)
             except Exception as error:  # noqa: BLE001 - what is left undone is done in the next round
                 error_member(error)
+            rounds += 1
             await asyncio.sleep(_WATCH_SECONDS)
 
-    async def look(self, state: GatewayState) -> None:
-        """Abort what is overdue, decide what waited, and tell of what is final."""
+    async def look(self, state: GatewayState, *, judge_pending: bool = True) -> None:
+        """Abort what is overdue, decide what waited, and tell of what is final.
+
+        What goes wrong with one transaction is tried again in the next round, and keeps no other
+        one waiting.
+        """
         for identifier in await asyncio.to_thread(self.store.expired, self.now()):
-            stored = await asyncio.to_thread(self.store.find, identifier)
-            if stored is not None and stored.state is TransactionState.OPEN:
-                with contextlib.suppress(RequestError):
-                    await self.abort(state, stored, Reason.REQUEST_TIMEOUT)
-        for identifier in await asyncio.to_thread(self.store.pending):
-            stored = await asyncio.to_thread(self.store.find, identifier)
-            if stored is not None and stored.state is TransactionState.PENDING:
-                parts = await asyncio.to_thread(self.store.parts, identifier)
-                records = await asyncio.to_thread(load_records, state, parts)
-                await self.decide(state, stored, records)
+            await _try(self._expire(state, identifier))
+        for identifier in await asyncio.to_thread(self.store.pending) if judge_pending else ():
+            await _try(self._judge_again(state, identifier))
         for final in await asyncio.to_thread(self.store.unannounced):
-            await self._announce(state, final)
+            await _try(self._announce(state, final))
+
+    async def _expire(self, state: GatewayState, identifier: bytes) -> None:
+        stored = await asyncio.to_thread(self.store.find, identifier)
+        if stored is not None and stored.state is TransactionState.OPEN:
+            with contextlib.suppress(RequestError):  # Somebody else ended it.
+                await self.abort(state, stored, Reason.REQUEST_TIMEOUT)
+
+    async def _judge_again(self, state: GatewayState, identifier: bytes) -> None:
+        stored = await asyncio.to_thread(self.store.find, identifier)
+        if stored is not None and stored.state is TransactionState.PENDING:
+            parts = await asyncio.to_thread(self.store.parts, identifier)
+            records = await asyncio.to_thread(load_records, state, parts)
+            await self.decide(state, stored, records)
 
     async def _announce(self, state: GatewayState, stored: StoredTransaction) -> None:
         bundle = await asyncio.to_thread(self.bundle, state, stored)
@@ -409,6 +423,13 @@ _HEX: Final = frozenset("0123456789abcdef")
 def key_of(state: GatewayState, transaction_id: bytes) -> str:
     """Return the bearer key of a transaction."""
     return state.recorder.opening_key(_KEY_DOMAIN + transaction_id)
+
+
+async def _try(work: Coroutine[Any, Any, None]) -> None:
+    try:
+        await work
+    except Exception as error:  # noqa: BLE001 - logged under a number, and tried again
+        error_member(error)
 
 
 def _publish(state: GatewayState, leaf: bytes) -> None:
@@ -473,6 +494,7 @@ def _search(receipts: Path, stored: StoredTransaction) -> list[PartRecord]:
                 policy,
                 tuple(statement.finish_reasons),
                 (),
+                statement.assurance,
             )
     ordered: list[PartRecord] = []
     while len(ordered) in found and len(ordered) < MAX_PARTS:
