@@ -14,19 +14,21 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from verispect.attesters.choice import make_attester
 from verispect.attesters.signer import Issuer
+from verispect.core.encoding import Digest
 from verispect.core.errors import Reason, StoreError
 from verispect.evidence.attested import FIELD_BYTES
 from verispect.gateway.app import Application, create_app
 from verispect.gateway.attestation import KeyAttestation
 from verispect.gateway.confidential import ConfidentialDoor
 from verispect.gateway.limits import Limits
+from verispect.gateway.log_door import LogDoor
 from verispect.gateway.log_service import (
     PROOFS_DATABASE,
     RECEIPTS_FOLDER,
@@ -40,10 +42,12 @@ from verispect.gateway.published import PublishedRecords
 from verispect.gateway.recording import Recorder, mint
 from verispect.gateway.recovery import decode_recovery
 from verispect.gateway.response_store import ResponseStore
+from verispect.gateway.services import Services
 from verispect.gateway.state import GatewayState
 from verispect.gateway.transaction_trust import own_trust
 from verispect.gateway.transactions import Transactions
 from verispect.ledger import NewReceipt, ReceiptStore
+from verispect.ledger.history import SERVICES_FILE, ServiceRegistry
 from verispect.ledger.schema import DATABASE_NAME
 from verispect.ledger.transactions import TransactionStore
 from verispect.models.registry import ModelRegistry
@@ -157,6 +161,11 @@ class Service:
         log = None
         if configuration.log is not None:
             log = open_door(LogConfiguration(**configuration.log), self.recorder)
+        services = Services(
+            ServiceRegistry(state / SERVICES_FILE),
+            published,
+            is_logged=None if log is None else _leaf_finder(log),
+        )
         responses = ResponseStore(state / "responses.sqlite")
         self.state = GatewayState(
             pool=pool,
@@ -166,6 +175,7 @@ class Service:
             metrics=metrics,
             confidential=door,
             log=log,
+            services=services,
             transactions=Transactions(
                 TransactionStore(state / "transactions.sqlite"),
                 receipts=state / "receipts" / DATABASE_NAME,
@@ -229,6 +239,8 @@ class Service:
             await self.recorder.proving.stop()
         await self.state.pool.close()
         self._responses.close()
+        if self.state.services is not None:
+            self.state.services.close()
         if self.state.log is not None:
             self.state.log.close()
         await self.store.close()
@@ -251,6 +263,13 @@ def prepare_process() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*_COLLECT_AFTER)
+
+
+def _leaf_finder(log: LogDoor) -> Callable[[Digest], Awaitable[bool]]:
+    async def is_logged(leaf: Digest) -> bool:
+        return await log.do(lambda: log.has_leaf(leaf))
+
+    return is_logged
 
 
 def _opening_secret(state: Path) -> bytes:
