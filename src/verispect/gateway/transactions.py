@@ -15,18 +15,15 @@ import os
 import time
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 from verispect.appraisal.references import Link
 from verispect.appraisal.trusted_root import TrustedRoot
 from verispect.core.encoding import decode
-from verispect.core.envelope import sign_envelope
 from verispect.core.errors import Reason, RequestError
 from verispect.core.receipt import InferenceReceipt
 from verispect.core.statement import INFERENCE_ID_BYTES
 from verispect.core.transaction import (
-    MAX_PARTS,
-    TRANSACTION_TYPE,
     Failure,
     PartOutcome,
     TransactionOutcome,
@@ -48,13 +45,19 @@ from verispect.gateway.transaction_parts import (
     make_part,
     own_trusted_root,
 )
-from verispect.ledger.log.sources import submit
+from verispect.gateway.transaction_statements import (
+    TransactionListener,
+    outcome_of,
+    publish,
+    search_parts,
+    sign_statement,
+)
+from verispect.gateway.transaction_statements import key_of as key_of
 from verispect.ledger.transactions import (
     Decision,
     StoredTransaction,
     TransactionState,
     TransactionStore,
-    receipts_since,
 )
 from verispect.tlog.leaf import SignedLeaf
 from verispect.tlog.transaction_tree import part_path, parts_root
@@ -67,7 +70,6 @@ MAX_SECONDS: Final = 3600
 _WATCH_SECONDS: Final = 0.25
 _JUDGE_EVERY: Final = 4
 """Rounds between two looks at what waits for evidence: a proof that is there is verified again."""
-_KEY_DOMAIN: Final = b"transaction:"
 _OPEN: Final = (TransactionState.OPEN,)
 _UNDECIDED: Final = (TransactionState.OPEN, TransactionState.PENDING)
 _UNJUDGED: Final = Judgement(PartOutcome.PENDING)
@@ -77,20 +79,6 @@ _OUTCOMES: Final = {
     TransactionOutcome.ABORTED: TransactionState.ABORTED,
     TransactionOutcome.PENDING: TransactionState.PENDING,
 }
-
-
-class TransactionListener(Protocol):
-    """Told how transactions ended, after that is durable, at least once; MUST bear a repetition."""
-
-    async def committed(self, transaction_id: bytes, parts: Sequence[InferenceReceipt]) -> None:
-        """Every part met its assurance: what they cost may be taken, all of it."""
-        ...
-
-    async def failed(
-        self, transaction_id: bytes, parts: Sequence[InferenceReceipt], reason: str
-    ) -> None:
-        """Failed or aborted: nothing of what these parts cost may be taken."""
-        ...
 
 
 class Transactions:
@@ -272,7 +260,7 @@ class Transactions:
             parts = await asyncio.to_thread(_make_parts, state, records, judged)
         else:
             parts = _make_parts(state, records, judged)
-        outcome, failure = _outcome(parts, failure)
+        outcome, failure = outcome_of(parts, failure)
         now = max(self.now(), stored.opened_at)
         pending = outcome is TransactionOutcome.PENDING
         due = [each.due_at for each in judged if each.due_at is not None]
@@ -296,7 +284,7 @@ class Transactions:
         decision = Decision(
             state=_OUTCOMES[outcome],
             decided_at=now,
-            envelope=_sign(state, statement),
+            envelope=sign_statement(state, statement),
             parts=encode_parts(parts),
             due_at=due_at,
             kept_parts=[record.to_stored() for record in records] if pending else (),
@@ -310,7 +298,7 @@ class Transactions:
     def _find_records(self, state: GatewayState, stored: StoredTransaction) -> list[PartRecord]:
         """Return the parts that have receipts, also those of a process that died; blocks."""
         if stored.fixed_count and self._receipts is not None:
-            return _search(self._receipts, stored)
+            return search_parts(self._receipts, stored)
         found: list[PartRecord] = []
         for part in self.store.parts(stored.transaction_id):
             try:
@@ -406,7 +394,7 @@ class Transactions:
         receipts = [each.receipt for each in bundle.parts if each.receipt is not None]
         if state.log is not None and stored.parts is not None and bundle.parts:
             leaf = SignedLeaf.of(bundle.envelope).encode()
-            await asyncio.to_thread(_publish, state, leaf)
+            await asyncio.to_thread(publish, state, leaf)
         for listener in self._listeners:
             if stored.state is TransactionState.COMMITTED:
                 await listener.committed(stored.transaction_id, receipts)
@@ -420,11 +408,6 @@ class Transactions:
 _HEX: Final = frozenset("0123456789abcdef")
 
 
-def key_of(state: GatewayState, transaction_id: bytes) -> str:
-    """Return the bearer key of a transaction."""
-    return state.recorder.opening_key(_KEY_DOMAIN + transaction_id)
-
-
 async def _try(work: Coroutine[Any, Any, None]) -> None:
     try:
         await work
@@ -432,71 +415,7 @@ async def _try(work: Coroutine[Any, Any, None]) -> None:
         error_member(error)
 
 
-def _publish(state: GatewayState, leaf: bytes) -> None:
-    assert state.log is not None
-    log = state.log.settings.folder.open_state()
-    try:
-        submit(log, [leaf])
-    finally:
-        log.close()
-
-
 def _make_parts(
     state: GatewayState, records: Sequence[PartRecord], judged: Sequence[Judgement]
 ) -> list[TransactionPart]:
     return [make_part(state, records, index, each) for index, each in enumerate(judged)]
-
-
-def _outcome(
-    parts: Sequence[TransactionPart], failure: Failure | None
-) -> tuple[TransactionOutcome, Failure | None]:
-    """Return what parts add up to; a failure that is given already decides."""
-    if failure is not None:
-        aborted = failure.index is None
-        return TransactionOutcome.ABORTED if aborted else TransactionOutcome.FAILED, failure
-    for part in parts:
-        if part.outcome is PartOutcome.FAILED and part.reason is not None:
-            return TransactionOutcome.FAILED, Failure(part.reason, part.index)
-    if any(part.outcome is PartOutcome.PENDING for part in parts):
-        return TransactionOutcome.PENDING, None
-    return TransactionOutcome.COMMITTED, None
-
-
-def _sign(state: GatewayState, statement: TransactionStatement) -> bytes:
-    statement.check_form()
-    issuer = state.recorder.issuer
-    return sign_envelope(
-        statement.encode(),
-        content_type=TRANSACTION_TYPE,
-        issuer=issuer.name,
-        subject=statement.transaction_id.hex(),
-        signer=issuer.signer,
-    ).encode()
-
-
-def _search(receipts: Path, stored: StoredTransaction) -> list[PartRecord]:
-    """Find the parts of a transaction whose process died, among all that was issued since."""
-    from verispect.appraisal.policy import PRESETS, SIGNED
-
-    by_digest = {each.digest(): each for each in PRESETS.values()}
-    found: dict[int, PartRecord] = {}
-    for data in receipts_since(receipts, stored.opened_at):
-        receipt = InferenceReceipt.parse(data)
-        statement = receipt.unverified_statement
-        place = statement.transaction
-        if place is not None and place.transaction_id == stored.transaction_id:
-            policy = by_digest.get(statement.assurance, SIGNED)
-            found[place.index] = PartRecord(
-                place.index,
-                bytes.fromhex(receipt.claimed_inference),
-                data,
-                receipt.receipt_id,
-                policy,
-                tuple(statement.finish_reasons),
-                (),
-                statement.assurance,
-            )
-    ordered: list[PartRecord] = []
-    while len(ordered) in found and len(ordered) < MAX_PARTS:
-        ordered.append(found[len(ordered)])
-    return ordered
