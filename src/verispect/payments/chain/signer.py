@@ -11,7 +11,6 @@ authorisation moves money once, whoever brings it how often.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -39,6 +38,9 @@ CONFIRMATION_SECONDS: Final = 60.0
 DEVELOPMENT_GAS: Final = 20_000_000
 """What a transaction may use on the embedded chain, where gas costs nothing."""
 
+NONCE_SECONDS: Final = 30.0
+"""How long a node may be behind with what was sent to it."""
+
 _POLL_SECONDS: Final = 0.25
 _MAGIC: Final = bytes.fromhex("1626ba7e")
 _DOMAIN_TYPES: Final = {
@@ -48,8 +50,6 @@ _DOMAIN_TYPES: Final = {
     "verifyingContract": "address",
     "salt": "bytes32",
 }
-
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class ChainSigner:
         self._confirmation_seconds = confirmation_seconds
         self._pause = pause
         self._sending = threading.Lock()
-        self._next_nonce = 0
+        self._next_nonce, self._sent_at = 0, 0.0
 
     @property
     def address(self) -> str:
@@ -210,7 +210,7 @@ class ChainSigner:
                 }
             )
             self.chain.submit(signed.raw, signed.hash)
-            self._next_nonce = nonce + 1
+            self._next_nonce, self._sent_at = nonce + 1, time.monotonic()
         return "0x" + signed.hash.hex()
 
     @property
@@ -218,18 +218,17 @@ class ChainSigner:
         return hasattr(self.chain.web3.provider, "tester")
 
     def _take_nonce(self) -> int:
-        """Return the next nonce; what the node has not seen yet is counted too.
+        """Return the next nonce.
 
-        Where the node has forgotten what was sent, its count falls behind ours for good, and every
-        later transaction would wait for the lost one: after a refusal the node's count holds.
+        A node may be behind with what was just sent; one that still does not count it after a
+        while has lost it, and its count holds, or every later transaction would wait for it.
         """
-        counted = self.chain.next_nonce(self.address)
         if self._is_embedded:
-            return counted
+            return self.chain.next_nonce(self.address)
         pending = self.chain.pending_nonce(self.address)
-        if pending < self._next_nonce:
-            _logger.info("the node counts fewer transactions than were sent")
-        return max(pending, counted)
+        if pending < self._next_nonce and time.monotonic() - self._sent_at < NONCE_SECONDS:
+            return self._next_nonce
+        return pending
 
     def wait_for_transaction_receipt(self, tx_hash: str) -> ChainReceipt:
         """Wait until a transaction is in a block.
