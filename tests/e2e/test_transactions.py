@@ -30,6 +30,8 @@ from verispect.proof.provable import encode_weights
 from verispect.proof.prover.prove import commit_model
 from verispect.testing.served import COMMAND, ServedGateway
 from verispect.testing.tiny_gguf import write_tiny_gguf
+from verispect.tlog.leaf import LeafKind, decode_leaf
+from verispect.tlog.tiles import decode_entries
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
 import proof_models
@@ -214,3 +216,37 @@ def test_mixed_evidence_is_one_transaction(tmp_path):
         of_parts = [each.result.claims[Claim.EXECUTION] for each in result.parts]
         assert [Source.PROVEN in each for each in of_parts] == [True, False, False]
         assert [Source.HARDWARE in each for each in of_parts] == [False, True, False]
+
+
+def test_the_log_shows_how_each_transaction_ended(tmp_path):
+    """Committed and failed ones are leaves, signed, with the part and the reason."""
+    with served(tmp_path, "--log", str(tmp_path / "log")) as gateway:
+        key = gateway.trusted_root().issuer_keys[0].key
+        good = parts(gateway, "signed")[0]
+        with TransactionClient(gateway.url) as client:
+            committed = client.run(good)
+        broken = [good[0], {**good[1], "body": {**good[1]["body"], "model": "nobody"}}]
+        failed = httpx.post(f"{gateway.url}/v1/transactions", json={"parts": broken}).json()
+        leaves = _transaction_leaves(gateway, 2)
+    for leaf in leaves:
+        leaf.envelope.verify(key)
+    found = {leaf.payload.transaction_id.hex(): leaf.payload for leaf in leaves}
+    assert found[committed.transaction_id.hex()].outcome is TransactionOutcome.COMMITTED
+    said = found[failed["id"]]
+    assert said.outcome is TransactionOutcome.FAILED
+    assert (said.failure.index, said.failure.reason) == (1, "model-not-found")
+    assert committed.nonce not in b"".join(leaf.envelope.payload for leaf in leaves)
+
+
+def _transaction_leaves(gateway: ServedGateway, count: int):
+    for _ in range(400):
+        checkpoint = httpx.get(f"{gateway.url}/log/checkpoint")
+        size = int(checkpoint.text.splitlines()[1]) if checkpoint.status_code == 200 else 0
+        if size:
+            bundle = httpx.get(f"{gateway.url}/log/tile/entries/000.p/{size}").content
+            leaves = [decode_leaf(data) for data in decode_entries(bundle, size)]
+            ended = [each for each in leaves if getattr(each, "kind", None) is LeafKind.TRANSACTION]
+            if len(ended) >= count:
+                return ended
+        time.sleep(0.05)
+    raise AssertionError("the log has no such leaves")
