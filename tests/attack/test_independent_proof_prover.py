@@ -160,7 +160,7 @@ def test_a_proof_of_one_model_is_none_of_another_of_the_same_shape() -> None:
 
 
 def test_no_public_value_is_absent_from_the_first_challenge() -> None:
-    """Model, context, batch, input, output, mode and each root lead to challenges of their own."""
+    """Model, mode, each root and all that is said of requests lead to challenges of their own."""
     held = perceptron()
     inputs = some_inputs(held, 1)
     statement = state(held, inputs)
@@ -176,7 +176,9 @@ def test_no_public_value_is_absent_from_the_first_challenge() -> None:
     graph = held.graph
     moved = dataclasses.replace(graph, output=Output(2, BinaryFraction(3, 0), Epilogue.NONE))
     masked = dataclasses.replace(proof, mode=Mode.ZERO_KNOWLEDGE, masks_root=bytes(32))
-    hidden = dataclasses.replace(masked, input_digest=None, input_root=bytes(32))
+    (request,) = proof.requests
+    of_hidden = dataclasses.replace(request, input=None)
+    hidden = dataclasses.replace(masked, requests=(of_hidden,), input_root=bytes(32))
     root = dataclasses.replace(provable(held), root=bytes(32))
     cases = [
         (first, proof),
@@ -186,10 +188,17 @@ def test_no_public_value_is_absent_from_the_first_challenge() -> None:
         (dataclasses.replace(first, model=dataclasses.replace(provable(held), columns=7)), proof),
         (dataclasses.replace(first, model=dataclasses.replace(provable(held), rate_bits=3)), proof),
         (dataclasses.replace(first, model=dataclasses.replace(provable(held), budget=1)), proof),
-        (dataclasses.replace(first, context=bytes(32)), proof),
-        (dataclasses.replace(first, batch=2), proof),
-        (dataclasses.replace(first, inputs=first.inputs[:, ::-1].copy()), proof),
-        (dataclasses.replace(first, outputs=first.outputs + 1), proof),
+        *(
+            (first, dataclasses.replace(proof, requests=requests))
+            for requests in (
+                (dataclasses.replace(request, context=bytes(32)),),
+                (dataclasses.replace(request, rows=2),),
+                (dataclasses.replace(request, input=bytes(32)),),
+                (dataclasses.replace(request, output=bytes(32)),),
+                (request, dataclasses.replace(request, context=bytes(32))),
+                (dataclasses.replace(request, context=bytes(32)), request),
+            )
+        ),
         (first, dataclasses.replace(proof, witness_root=bytes(32))),
         (first, masked),
         (first, dataclasses.replace(masked, masks_root=bytes([1] * 32))),

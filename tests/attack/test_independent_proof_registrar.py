@@ -35,6 +35,7 @@ from verispect.proof.graph import (
 from verispect.proof.parameters import Code, Mode, proof_shape
 from verispect.proof.proof_file import Proof
 from verispect.proof.provable import MAX_BUDGET, ProvableModel
+from verispect.proof.requests import RequestDigests
 from verispect.proof.verifier import verify_proof
 from verispect.proof.verifier.statement import Statement
 
@@ -59,19 +60,19 @@ def _refusal(graph: Graph) -> Error:
     statement = Statement.of(
         held, mode=Mode.SUCCINCT, context=bytes(32), inputs=inputs, outputs=outputs
     )
-    assert statement.input_digest is not None
     proof = Proof(
         mode=Mode.SUCCINCT,
         model=bytes(held.digest),
-        context=bytes(32),
-        batch=1,
+        requests=(
+            RequestDigests(
+                1, statement.context_digest, statement.input_digest, statement.output_digest
+            ),
+        ),
         witness_root=bytes(32),
         messages=b"",
         combination=b"",
         columns=b"",
         nodes=b"",
-        output_digest=bytes(statement.output_digest),
-        input_digest=bytes(statement.input_digest),
     )
     with pytest.raises(Error) as caught:
         verify_proof(

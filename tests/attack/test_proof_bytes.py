@@ -142,12 +142,16 @@ def test_roots_and_digests_are_not_interchangeable() -> None:
     inputs = some_inputs(model, 1)
     statement = state(model, inputs, masked=True)
     proof = decode(make(statement, inputs))
-    keys = [3, 4, 6, 11, 14, 15]
-    for first in keys:
-        for second in keys:
-            if first < second:
-                value = dict(proof) | {first: proof[second], second: proof[first]}
-                refused_by_both(statement, encode(value))
+    keys = [3, 6, 11, "context", "input", "output"]
+    (request,) = proof[4]
+    for i, first in enumerate(keys):
+        for second in keys[i + 1 :]:
+            found = {3: proof[3], 6: proof[6], 11: proof[11]}
+            found |= dict(zip(keys[3:], request[1:], strict=True))
+            found[first], found[second] = found[second], found[first]
+            value = proof | {key: found[key] for key in keys[:3]}
+            value[4] = [[request[0], *(found[key] for key in keys[3:])]]
+            refused_by_both(statement, encode(value))
 
 
 def test_a_public_input_does_not_pass_for_a_hidden_one() -> None:

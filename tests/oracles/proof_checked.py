@@ -31,6 +31,7 @@ def verify(statement: Statement, proof: bytes) -> VerifiedProof:
         context=statement.context,
         inputs=inputs,
         outputs=np.array(statement.outputs).reshape(shape),
+        salt=statement.salt,
     )
 
 

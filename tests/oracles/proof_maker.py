@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import random
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from oracles.proof_algebra import (
     ONE,
@@ -35,16 +36,19 @@ from oracles.proof_protocol import (
     Polynomial,
     Proving,
     Refused,
+    Tied,
     add_up,
-    digest_of_integers,
     evaluate_at,
     lookups,
     matrix,
     nodes,
     opening,
+    packed,
+    pad_of,
     polynomials,
     row_weights,
     sacrifice,
+    salted,
 )
 from oracles.proof_witness import Name, Witness
 from verispect.core.encoding import decode, encode
@@ -115,7 +119,7 @@ def salts(rng: random.Random, n: int) -> list[bytes]:
 
 @dataclass
 class Statement:
-    """What a proof is about; `inputs` is None where they are hidden."""
+    """One request; `inputs` is None where they are hidden."""
 
     model: Model
     inputs: list[list[int]] | None
@@ -123,19 +127,41 @@ class Statement:
     batch: int
     masked: bool = False
     context: bytes = CONTEXT
+    salt: bytes = bytes(32)
+
+    @property
+    def row(self) -> list[object]:
+        """What a proof says of this request."""
+        source = None if self.inputs is None else packed(self.inputs, "h")
+        return [
+            self.batch,
+            salted("context", self.salt, self.context),
+            None if source is None else salted("input", self.salt, source),
+            salted("output", self.salt, packed(self.outputs, "q")),
+        ]
+
+    @property
+    def pads(self) -> tuple[E, E]:
+        return pad_of(self.salt, 0), pad_of(self.salt, 1)
 
 
-def start(transcript: Transcript, statement: Statement, roots: dict[str, bytes]) -> None:
+def bounds_of(rows: list[list[Any]]) -> list[int]:
+    return [sum(row[0] for row in rows[:i]) for i in range(len(rows) + 1)]
+
+
+def start(
+    transcript: Transcript,
+    statement: Statement,
+    rows: list[list[Any]],
+    roots: dict[str, bytes],
+) -> None:
     """Section 5."""
     transcript.absorb("mode", b"zero-knowledge" if statement.masked else b"succinct")
     transcript.absorb("model", statement.model.digest)
-    transcript.absorb("context", statement.context)
-    transcript.absorb("batch", struct.pack("<I", statement.batch))
-    if statement.inputs is None:
-        transcript.absorb("input", roots["input"])
-    else:
-        transcript.absorb("input", digest_of_integers(statement.inputs, "h"))
-    transcript.absorb("output", digest_of_integers(statement.outputs, "q"))
+    transcript.absorb("requests", struct.pack("<I", len(rows)))
+    for count, context, source, output in rows:
+        source = roots["input"] if source is None else source
+        transcript.absorb("request", struct.pack("<I", count) + context + source + output)
     if statement.masked:
         transcript.absorb("witness", roots["masks"])
     transcript.absorb("witness", roots["witness"])
@@ -151,11 +177,11 @@ def groups_of(w: Witness, c: int) -> list[list[Polynomial]]:
 
 
 def converse(
-    party: Party, w: Witness, statement: Statement
+    party: Party, w: Witness, statement: Statement, tied: Tied
 ) -> tuple[list[E], list[Form], list[list[Polynomial]]]:
     """Sections 7 to 9 up to the evaluations."""
     claims: list[Claim] = lookups(party, w)
-    claims += nodes(party, w, statement.inputs, statement.outputs)
+    claims += nodes(party, w, tied)
     groups = groups_of(w, statement.model.c)
     _, point, values = opening(party, groups, w, claims, statement.model.c)
     sacrifice(party)
@@ -178,10 +204,11 @@ def coefficient_rows(form: Form, h: int, c: int) -> list[list[E]]:
     return [flat[i * 2**c : (i + 1) * 2**c] for i in range(h)]
 
 
-def count_masks(w: Witness, statement: Statement) -> tuple[int, int]:
+def count_masks(w: Witness, statement: Statement, bounds: list[int]) -> tuple[int, int, int]:
+    """Masked elements, products, and which element is the first tie."""
     party = Counting()
-    converse(party, w, statement)
-    return party.sent_masks, party.products
+    converse(party, w, statement, Tied(bounds, {}, {}))
+    return party.sent_masks, party.products, party.first_tie
 
 
 @dataclass
@@ -194,6 +221,8 @@ class Tampering:
     masks: Callable[[list[list[int]]], list[list[int]]] = lambda rows: rows
     witness_rows: Callable[[list[list[int]]], list[list[int]]] = lambda rows: rows
     products: Callable[[list[E]], list[E]] = lambda six: six
+    pads: Callable[[list[E]], list[E]] = lambda pads: pads
+    requests: Callable[[list[list[Any]]], list[list[Any]]] = lambda rows: rows
     shown_rows: Callable[[list[E], E, E], list[E]] = lambda shown, missing, weight: shown
     """Given what the last equation lacks, and what the first element shown weighs in it."""
 
@@ -204,12 +233,17 @@ def make(  # noqa: C901 - one conversation, kept whole as the specification is r
     *,
     seed: int = 1,
     tampering: Tampering | None = None,
+    before: Sequence[Statement] = (),
+    after: Sequence[Statement] = (),
 ) -> bytes:
-    """A proof of `statement`, from the true or untrue witness of `inputs`."""
+    """A proof of `statement` among others, from the true or untrue witness of `inputs`."""
     change = tampering or Tampering()
     model, rng = statement.model, random.Random(seed)
     c, n, t = model.c, model.n, model.queries
-    w = Witness(model.graph, model.weights, inputs, statement.inputs is None)
+    requests = [*before, statement, *after]
+    all_inputs = [row for other in before for row in other.inputs or []]
+    all_inputs += [*inputs, *(row for other in after for row in other.inputs or [])]
+    w = Witness(model.graph, model.weights, all_inputs, statement.inputs is None)
     change.witness(w)
     party = Proving(masked=statement.masked)
     party.tamper = change.message
@@ -223,9 +257,13 @@ def make(  # noqa: C901 - one conversation, kept whole as the specification is r
         committed.append(Committed(rows, n, salts(rng, n) if model.budget else None))
     roots = {"witness": committed[-1].root, "input": committed[1].root}
     h, mask_rows = 0, []
+    shown_requests = change.requests([each.row for each in requests])
+    bounds = bounds_of(shown_requests)
     if statement.masked:
-        sent, products = count_masks(w, statement)
+        sent, products, first_tie = count_masks(w, statement, bounds)
         party.masks = [E(*field_elements(rng, 2)) for _ in range(sent)]
+        hiding = [pad for each in requests for pad in each.pads[statement.inputs is None :]]
+        party.masks[first_tie : first_tie + len(hiding)] = change.pads(hiding)
         party.entries_start = sent
         for _ in range(products):
             a, b, a2, b2 = (E(*field_elements(rng, 2)) for _ in range(4))
@@ -239,8 +277,10 @@ def make(  # noqa: C901 - one conversation, kept whole as the specification is r
         mask_rows = change.masks(mask_rows)
         committed.append(Committed(mask_rows, n, salts(rng, n)))
         roots["masks"] = committed[-1].root
-    start(party.transcript, statement, roots)
-    point, values, groups = converse(party, w, statement)
+    start(party.transcript, statement, shown_requests, roots)
+    known = {i: (each.inputs, each.outputs) for i, each in enumerate(requests)}
+    tied = Tied(bounds, known, {i: each.pads for i, each in enumerate(requests)})
+    point, values, groups = converse(party, w, statement, tied)
     theta = party.challenge("theta")
     weights = row_weights(groups, point, theta, c)
     u = [ZERO] * model.degree
@@ -262,8 +302,7 @@ def make(  # noqa: C901 - one conversation, kept whole as the specification is r
         1: 1,
         2: int(statement.masked),
         3: model.digest,
-        4: statement.context,
-        5: statement.batch,
+        4: shown_requests,
         6: roots["witness"],
         7: octets(party.messages),
         8: octets(u),
@@ -275,9 +314,6 @@ def make(  # noqa: C901 - one conversation, kept whole as the specification is r
         proof[11] = roots["masks"]
     if statement.inputs is None:
         proof[12] = roots["input"]
-    else:
-        proof[14] = digest_of_integers(statement.inputs, "h")
-    proof[15] = digest_of_integers(statement.outputs, "q")
     return encode(dict(sorted(proof.items())))
 
 
@@ -338,9 +374,16 @@ def judge(statement: Statement, data: bytes) -> None:  # noqa: C901 - as `make`
     """Accept, or raise `Refused` (or an error of Python's for bytes that are no proof at all)."""
     model, proof = statement.model, decode(data)
     c, n, t = model.c, model.n, model.queries
-    expected = (1, int(statement.masked), model.digest, statement.context, statement.batch)
-    if tuple(proof[i] for i in range(1, 6)) != expected:
+    if tuple(proof[i] for i in range(1, 4)) != (1, int(statement.masked), model.digest):
         raise Refused("a proof of something else")
+    rows = proof[4]
+    if not 1 <= len(rows) <= 256 or any(count < 1 for count, *_ in rows):
+        raise Refused("no proof covers so many requests")
+    if len({context for _, context, *_ in rows}) != len(rows) or statement.row not in rows:
+        raise Refused("a proof of other requests")
+    bounds, number = bounds_of(rows), rows.index(statement.row)
+    if bounds[-1] > 4096 or (len(rows) > 1 and any(row[2] is None for row in rows)):
+        raise Refused("requests that share no proof")
     inputs = statement.inputs
     if inputs is not None and not all(
         model.graph.input.minimum <= x <= model.graph.input.maximum for row in inputs for x in row
@@ -348,17 +391,14 @@ def judge(statement: Statement, data: bytes) -> None:  # noqa: C901 - as `make`
         raise Refused("an input is out of range")
     if any(abs(x) >= 2**52 for row in statement.outputs for x in row):
         raise Refused("an output is out of range")
-    w = Witness(model.graph, model.weights, [[]] * statement.batch, inputs is None, run=False)
+    w = Witness(model.graph, model.weights, [[]] * bounds[-1], inputs is None, run=False)
     party = Judging(proof[7], masked=statement.masked)
     if statement.masked:
-        party.entries_start, _ = count_masks(w, statement)
-    if proof[15] != digest_of_integers(statement.outputs, "q"):
-        raise Refused("a proof of another output")
-    if inputs is not None and proof[14] != digest_of_integers(inputs, "h"):
-        raise Refused("a proof of another input")
+        party.entries_start, _, _ = count_masks(w, statement, bounds)
     roots = {"witness": proof[6], "masks": proof.get(11), "input": proof.get(12)}
-    start(party.transcript, statement, roots)
-    point, values, groups = converse(party, w, statement)
+    start(party.transcript, statement, rows, roots)
+    tied = Tied(bounds, {number: (inputs, statement.outputs)}, {number: statement.pads})
+    point, values, groups = converse(party, w, statement, tied)
     theta = party.challenge("theta")
     u = _elements(proof[8])
     if len(u) != model.degree:

@@ -153,6 +153,7 @@ class Party:
         self.products = 0
         self.equations: list[Form] = []
         self.product_forms: list[list[Form]] = []
+        self.first_tie = 0
 
     def challenge(self, label: str) -> E:
         return self.transcript.challenge(label)
@@ -160,13 +161,15 @@ class Party:
     def vector(self, label: str, count: int) -> list[E]:
         return [self.challenge(label) for _ in range(count)]
 
-    def exchange(self, label: str, true: list[E] | None, count: int) -> list[Form]:
+    def exchange(self, label: str, true: list[E] | None, count: int, factor: E = ONE) -> list[Form]:
         """One message of sections 7 to 9: masked where the mode says so."""
         numbers = list(range(self.sent_masks, self.sent_masks + count))
         if self.masked:
             self.sent_masks += count
             masks = [self.mask(i) for i in numbers]
-            shown = None if true is None else [x + m for x, m in zip(true, masks, strict=True)]
+            shown = None
+            if true is not None:
+                shown = [x + factor * m for x, m in zip(true, masks, strict=True)]
         else:
             shown = true
         said = self.plain(label, shown, count)
@@ -174,7 +177,7 @@ class Party:
         forms = [Form(value, x) for value, x in zip(said, known, strict=True)]
         if self.masked:
             for form, number in zip(forms, numbers, strict=True):
-                form.coefficients[number] = E(-1)
+                form.coefficients[number] = -factor
         return forms
 
     def mask(self, number: int) -> E:
@@ -598,8 +601,67 @@ def product_sum(w: Witness, number: int, node: Multiply, z: list[E], power: E) -
     )
 
 
+@dataclass
+class Tied:
+    """What a party knows of the requests: all their rows, and some of them whole."""
+
+    bounds: list[int]
+    known: dict[int, tuple[list[list[int]] | None, list[list[int]]]]
+    """By number: inputs (None where they are hidden) and outputs."""
+    pads: dict[int, tuple[E, E]]
+
+
+def ties(  # noqa: C901 - one message, its check and its claims
+    party: Party, w: Witness, tied: Tied, sigma: list[E]
+) -> list[Claim]:
+    ends = [] if w.hidden_input else [(0, w.named["input",], ("input",))]
+    output = w.graph.output.tensor
+    ends.append((1, w.tensor(output), w.name_of(output)))
+    requests = len(tied.bounds) - 1
+    g = party.challenge("pad")
+
+    def own(number: int, side: int, array: Array) -> E:
+        values = tied.known[number][side]
+        assert values is not None
+        known, first = Array(array.sizes), tied.bounds[number]
+        size = len(values[0])
+        places = [place for place in known.places() if first <= place[0] < first + len(values)]
+        flat = [value for row in values for value in row]
+        assert len(flat) == size * len(values) == len(places)
+        for place, value in zip(places, flat, strict=True):
+            known[place] = value
+        return apply(eq_table(suffix(sigma, array.variables)), known)
+
+    true = None
+    if party.proving:
+        true = [own(i, side, array) for i in range(requests) for side, array, _ in ends]
+    party.first_tie = party.sent_masks
+    sent = party.exchange("ties", true, requests * len(ends), g)
+    if not party.proving:
+        for number in tied.known:
+            for place, (side, array, _) in enumerate(ends):
+                expected = own(number, side, array)
+                if party.masked:
+                    expected = expected + g * tied.pads[number][side]
+                if sent[number * len(ends) + place].constant != expected:
+                    raise Refused("a tie is not that of the request")
+    omega = party.challenge("among")
+    claims = []
+    for place, (_, array, name) in enumerate(ends):
+        vector, value, power = [ZERO] * 2**array.variables, NOTHING, ONE
+        table = eq_table(suffix(sigma, array.variables))
+        rest = 2 ** (array.variables - bits(array.sizes[0]))
+        for i in range(requests):
+            for x in range(tied.bounds[i] * rest, tied.bounds[i + 1] * rest):
+                vector[x] = power * table[x]
+            value = value + power * sent[i * len(ends) + place]
+            power = power * omega
+        claims.append((only(name, vector), value))
+    return claims
+
+
 def nodes(  # noqa: C901 - section 8 in its order
-    party: Party, w: Witness, public: Sequence[list[int]] | None, outputs: Sequence[list[int]]
+    party: Party, w: Witness, tied: Tied
 ) -> list[Claim]:
     graph = w.graph
     input_array, output_array = w.named["input",], w.tensor(graph.output.tensor)
@@ -669,19 +731,7 @@ def nodes(  # noqa: C901 - section 8 in its order
             claims += [(left, first), (right, second)]
         party.require(found - claim)
     result = [(relation, whole - relation.constant), *claims]
-    for array, name, values in (
-        (input_array, ("input",), public),
-        (output_array, w.name_of(graph.output.tensor), outputs),
-    ):
-        if values is None:
-            continue
-        point = suffix(sigma, array.variables)
-        known = Array(array.sizes)
-        for place, value in zip(known.places(), (x for row in values for x in row), strict=True):
-            known[place] = value
-        value = apply(eq_table(point), known)
-        result.append((only(name, w.at(name, point)), Form(value, value)))
-    return result
+    return [*result, *ties(party, w, tied, sigma)]
 
 
 # -- Section 9 ---------------------------------------------------------------------------------
@@ -780,6 +830,16 @@ def evaluate_at(coefficients: Sequence[E], x: int, n: int) -> E:
     return E(a, b)
 
 
-def digest_of_integers(rows: Sequence[list[int]], code: str) -> bytes:
+def packed(rows: Sequence[list[int]], code: str) -> bytes:
     flat = [value for row in rows for value in row]
-    return hashlib.sha256(struct.pack(f"<{len(flat)}{code}", *flat)).digest()
+    return struct.pack(f"<{len(flat)}{code}", *flat)
+
+
+def salted(what: str, salt: bytes, data: bytes) -> bytes:
+    """The digests of section 5."""
+    return hashlib.sha256(f"verispect-proof-{what}-v1".encode() + salt + data).digest()
+
+
+def pad_of(salt: bytes, side: int) -> E:
+    octets_ = hashlib.sha512(b"verispect-proof-pad-v1" + salt + bytes([side])).digest()
+    return E(int.from_bytes(octets_[:32], "little") % P, int.from_bytes(octets_[32:], "little") % P)

@@ -10,30 +10,32 @@ from verispect.core.encoding import decode, encode
 from verispect.core.errors import Error, MalformedError, Reason, UnsupportedError
 from verispect.proof.parameters import Mode
 from verispect.proof.proof_file import MAX_METADATA, MAX_METADATA_TEXT, Proof
+from verispect.proof.requests import RequestDigests
 
 
 def _proof(**changes: Any) -> Proof:
     parts: dict[str, Any] = {
         "mode": Mode.SUCCINCT,
         "model": b"m" * 32,
-        "context": b"c" * 32,
-        "batch": 3,
+        "requests": (RequestDigests(3, b"c" * 32, b"i" * 32, b"o" * 32),),
         "witness_root": b"w" * 32,
         "messages": b"messages",
         "combination": b"combination",
         "columns": b"columns",
         "nodes": b"nodes",
-        "output_digest": b"o" * 32,
-        "input_digest": b"i" * 32,
         "metadata": {"prover": "test", "milliseconds": 12},
     }
     return Proof(**(parts | changes))
 
 
-_HIDDEN = {
+def _numbered(number: int, rows: int) -> RequestDigests:
+    return RequestDigests(rows, number.to_bytes(32, "big"), b"i" * 32, b"o" * 32)
+
+
+_HIDDEN: dict[str, Any] = {
     "mode": Mode.ZERO_KNOWLEDGE,
     "masks_root": b"k" * 32,
-    "input_digest": None,
+    "requests": (RequestDigests(3, b"c" * 32, None, b"o" * 32),),
     "input_root": b"r" * 32,
 }
 
@@ -52,16 +54,18 @@ def test_reading_reverses_writing(changes: dict[str, Any]) -> None:
     "changes",
     [
         {"model": b"m" * 31},
-        {"context": b""},
-        {"batch": 0},
-        {"batch": 4097},
-        {"batch": True},
+        {"requests": ()},
+        {"requests": (RequestDigests(1, b"c" * 32, b"i" * 32, b"o" * 32),) * 2},
+        {"requests": tuple(_numbered(i, 1) for i in range(257))},
+        {"requests": tuple(_numbered(i, 2049) for i in range(2))},
+        {**_HIDDEN, "requests": (*_HIDDEN["requests"], _numbered(1, 1))},
+        {**_HIDDEN, "requests": (_numbered(1, 1),)},
         {"masks_root": b"k" * 32},
         {"mode": Mode.ZERO_KNOWLEDGE},
-        {"input_digest": None},
+        {"requests": _HIDDEN["requests"]},
         {"input_root": b"r" * 32},
         {**_HIDDEN, "mode": Mode.SUCCINCT},
-        {"input_digest": None, "input_root": b"r" * 32},
+        {"requests": _HIDDEN["requests"], "input_root": b"r" * 32},
         {"messages": "text"},
         {"metadata": {1: 1}},
         {"metadata": {"a": b"octets"}},
@@ -96,7 +100,7 @@ def _with(key: int, item: Any) -> bytes:
         b"\xa0",
         encode([1]),
         encode("proof"),
-        *(_without(key) for key in (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 13, 14, 15)),
+        *(_without(key) for key in (1, 2, 3, 4, 6, 7, 8, 9, 10, 13)),
         _with(0, 1),
         _with(16, 1),
         _with(11, None),

@@ -172,7 +172,10 @@ def test_shape_of_a_proof_counts_every_message():
     assert shape.claims == 3 + 6 + 2
     tree = 4 + sum(3 * k + 4 for k in range(1, 11))
     opening = 2 * shape.opening_variables + shape.polynomials
-    assert shape.message_elements == tree + (1 + 15 + 6) + opening == shape.sent_elements
+    assert shape.message_elements == tree + (1 + 15 + 6) + 2 + opening == shape.sent_elements
+    shared = parameters.proof_shape(graph, 3, Code(6, 2, 0), requests=2)
+    assert shared.message_elements == shape.message_elements + 2
+    assert shared.soundness_error > shape.soundness_error
     assert shape.opening_variables == 8
     assert (shape.products, shape.mask_messages) == (0, 0)
     assert 101 <= shape.security_bits < 102
@@ -196,6 +199,8 @@ def test_shape_of_a_hiding_proof():
     assert shape.security_bits > 100
     with pytest.raises(ValueError, match="hiding"):
         parameters.proof_shape(graph, 3, Code(6, 2, 0), hidden_input=True)
+    with pytest.raises(ValueError, match="shares"):
+        parameters.proof_shape(graph, 3, code, hidden_input=True, requests=2)
 
 
 def test_soundness_falls_below_the_limit_where_it_must():

@@ -11,11 +11,12 @@ import pytest
 from oracles.proof_cases import CASES, UNIT, looked_up, perceptron, some_inputs
 from oracles.proof_checked import provable, refused_by_both, verify
 from oracles.proof_maker import Model, Statement, judge, make, state
-from verispect.core.encoding import decode, encode, sha256
+from verispect.core.encoding import decode, encode
 from verispect.core.errors import MalformedError, Reason, VerificationError
 from verispect.proof.graph import Affine, Epilogue, Graph, Input, Maximum, Output, Window
 from verispect.proof.parameters import Mode
 from verispect.proof.provable import ProvableModel
+from verispect.proof.requests import NO_SALT, context_digest, input_digest, output_digest
 from verispect.proof.verifier import VerifiedProof, check, verify_proof
 from verispect.proof.verifier.statement import MAX_RAW
 from verispect.proof.verifier.statement import Statement as Checked
@@ -215,8 +216,13 @@ def test_a_graph_with_too_much_to_walk_through_is_refused(node: Affine | Maximum
     statement = state(looked_up(), [[1, 2, 3]])
     value = decode(make(statement, [[1, 2, 3]]))
     inputs = np.zeros((1, 1, 8192), dtype="<i2")
-    value |= {3: model.digest, 14: sha256(inputs.tobytes())}
-    value |= {4: bytes(32), 15: sha256(values.astype("<i8").tobytes())}
+    request = [
+        1,
+        context_digest(NO_SALT, bytes(32)),
+        input_digest(NO_SALT, inputs.tobytes()),
+        output_digest(NO_SALT, values.astype("<i8").tobytes()),
+    ]
+    value |= {3: model.digest, 4: [request]}
     with pytest.raises(MalformedError) as refused:
         verify_proof(
             encode(value),

@@ -143,6 +143,8 @@ class ProofShape:
     """Affine and multiply nodes."""
     widest: int
     """The most variables of an input or output, batch included."""
+    requests: int = 1
+    """The requests that the proof covers."""
 
     @property
     def polynomials(self) -> int:
@@ -160,12 +162,22 @@ class ProofShape:
         return 3 + 2 * self.node_sums + (1 if self.hidden_input else 2)
 
     @property
-    def message_elements(self) -> int:
-        """The elements sent in sections 7 to 9, `combination` and products apart."""
+    def ties(self) -> int:
+        """The elements of the message `ties`."""
+        return self.requests * (1 if self.hidden_input else 2)
+
+    @property
+    def first_tie(self) -> int:
+        """The elements sent before `ties`."""
         tree = 4 + sum(3 * layer + 4 for layer in range(1, self.leaf_variables))
         nodes = 1 + 3 * self.node_variables + 2 * self.node_sums if self.node_sums else 0
+        return tree + nodes + (1 if self.code.hides else 0)
+
+    @property
+    def message_elements(self) -> int:
+        """The elements sent in sections 7 to 9, `combination` and products apart."""
         opening = 2 * self.opening_variables + self.polynomials
-        return tree + nodes + opening + (1 if self.code.hides else 0)
+        return self.first_tie + self.ties + opening
 
     @property
     def products(self) -> int:
@@ -217,7 +229,7 @@ class ProofShape:
         numerator += 3 * self.node_variables
         numerator += self.claims
         numerator += 2 * self.opening_variables
-        numerator += self.widest
+        numerator += 2 * (self.widest + 1 + self.requests)
         log_rows = max(sum(self.row_counts) - 1, 1).bit_length()
         polynomials = self.polynomials + 3 * self.mask_messages + 4 * code.hides
         numerator += (log_rows + polynomials) * code.length
@@ -260,10 +272,14 @@ def sum_variables(graph: Graph, batch: int) -> list[int]:
     return sums
 
 
-def proof_shape(graph: Graph, batch: int, code: Code, *, hidden_input: bool = False) -> ProofShape:
-    """Return the shape of a proof for `batch` requests to a model."""
+def proof_shape(
+    graph: Graph, batch: int, code: Code, *, hidden_input: bool = False, requests: int = 1
+) -> ProofShape:
+    """Return the shape of a proof for `batch` rows of so many requests to a model."""
     if hidden_input and not code.hides:
         raise ValueError("only a hiding commitment can hide an input")
+    if hidden_input and requests > 1:
+        raise ValueError("a hidden input shares no proof")
     layouts = [layout.weights_layout(graph.weights, code.column_variables)]
     if hidden_input:
         shape = layout.input_array(graph, batch).sizes
@@ -285,6 +301,7 @@ def proof_shape(graph: Graph, batch: int, code: Code, *, hidden_input: bool = Fa
         node_variables=max(sums, default=0),
         relations=len(related),
         widest=max(layout.variables((batch, *shape)) for shape in shapes),
+        requests=requests,
     )
 
 
@@ -296,7 +313,7 @@ def smallest_code(graph: Graph, batch: int, *, rate_bits: int = 2, masking_budge
 
     Args:
         graph: the model.
-        batch: how many requests a proof is mostly for.
+        batch: how many rows a proof is mostly for.
         rate_bits: 2 commits faster, 3 gives smaller proofs.
         masking_budget: how often the weights may be opened hiding; 0 for mode succinct.
     """

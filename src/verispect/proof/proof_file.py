@@ -13,8 +13,8 @@ from typing import Any, Final, TypeAlias
 
 from verispect.core.encoding import DIGEST_BYTES, decode, encode
 from verispect.core.errors import MalformedError, Reason, UnsupportedError
-from verispect.proof.graph import MAX_BATCH
 from verispect.proof.parameters import Mode
+from verispect.proof.requests import MAX_REQUESTS, RequestDigests, first_rows, require_requests
 
 PROOF_VERSION: Final = 1
 MAX_PROOF_BYTES: Final = 1 << 26
@@ -27,8 +27,8 @@ MAX_METADATA_TEXT: Final = 256
 Metadata: TypeAlias = Mapping[str, int | str]
 
 _MODES: Final = (Mode.SUCCINCT, Mode.ZERO_KNOWLEDGE)
-_ALWAYS: Final = frozenset({1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 13, 15})
-_MASKS, _HIDDEN_INPUT, _PUBLIC_INPUT = 11, 12, 14
+_ALWAYS: Final = frozenset({1, 2, 3, 4, 6, 7, 8, 9, 10, 13})
+_MASKS, _HIDDEN_INPUT = 11, 12
 
 
 def _malformed(message: str) -> MalformedError:
@@ -46,16 +46,12 @@ class Proof:
     mode: Mode
     model: bytes
     """The digest of the provable model."""
-    context: bytes
-    batch: int
+    requests: tuple[RequestDigests, ...]
     witness_root: bytes
     messages: bytes = field(repr=False)
     combination: bytes = field(repr=False)
     columns: bytes = field(repr=False)
     nodes: bytes = field(repr=False)
-    output_digest: bytes
-    input_digest: bytes | None = None
-    """Of the public input; None where the input is hidden."""
     input_root: bytes | None = None
     """Of a hidden input's commitment."""
     masks_root: bytes | None = None
@@ -63,23 +59,27 @@ class Proof:
     metadata: Metadata = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        digests = (self.model, self.context, self.witness_root, self.output_digest)
-        optional = (self.input_digest, self.input_root, self.masks_root)
-        for digest in (*digests, *(each for each in optional if each is not None)):
+        optional = (self.input_root, self.masks_root)
+        digests = (self.model, self.witness_root, *(each for each in optional if each is not None))
+        for digest in digests:
             if type(digest) is not bytes or len(digest) != DIGEST_BYTES:
                 raise _malformed(f"expected {DIGEST_BYTES} octets of a digest")
-        if (self.input_digest is None) is (self.input_root is None):
+        require_requests(self.requests)
+        if (self.requests[0].input is None) is (self.input_root is None):
             raise _malformed("an input is either public or hidden")
         if (self.masks_root is not None) is not (self.mode is Mode.ZERO_KNOWLEDGE):
             raise _malformed("masks belong to mode zero-knowledge")
         if self.hidden_input and self.mode is not Mode.ZERO_KNOWLEDGE:
             raise _malformed("a hidden input belongs to mode zero-knowledge")
-        if type(self.batch) is not int or not 1 <= self.batch <= MAX_BATCH:
-            raise _malformed("the batch is out of range")
         for part in (self.messages, self.combination, self.columns, self.nodes):
             if type(part) is not bytes:
                 raise _malformed("expected octets")
         _check_metadata(self.metadata)
+
+    @property
+    def batch(self) -> int:
+        """The rows of all requests."""
+        return first_rows(self.requests)[-1]
 
     @property
     def hidden_input(self) -> bool:
@@ -96,8 +96,7 @@ class Proof:
             1: PROOF_VERSION,
             2: _MODES.index(self.mode),
             3: self.model,
-            4: self.context,
-            5: self.batch,
+            4: [request.row() for request in self.requests],
             6: self.witness_root,
             7: self.messages,
             8: self.combination,
@@ -106,8 +105,6 @@ class Proof:
             11: self.masks_root,
             12: self.input_root,
             13: dict(self.metadata),
-            14: self.input_digest,
-            15: self.output_digest,
         }
         data = encode({key: part for key, part in value.items() if part is not None})
         if len(data) > MAX_PROOF_BYTES:
@@ -124,7 +121,8 @@ class Proof:
             MalformedError: `malformed-cbor`, `malformed-proof`, `too-large` or `too-deep`.
             UnsupportedError: `unsupported-version`.
         """
-        value = decode(data, limit=MAX_PROOF_BYTES, maximum_items=64 + 2 * MAX_METADATA)
+        items = 64 + 2 * MAX_METADATA + 5 * MAX_REQUESTS
+        value = decode(data, limit=MAX_PROOF_BYTES, maximum_items=items)
         if type(value) is not dict or type(value.get(1)) is not int:
             raise _malformed("expected a map with a version")
         if value[1] != PROOF_VERSION:
@@ -133,7 +131,7 @@ class Proof:
                 reason=Reason.UNSUPPORTED_VERSION,
             )
         keys = set(value)
-        if not keys >= _ALWAYS or keys - _ALWAYS - {_MASKS, _HIDDEN_INPUT, _PUBLIC_INPUT}:
+        if not keys >= _ALWAYS or keys - _ALWAYS - {_MASKS, _HIDDEN_INPUT}:
             raise _malformed("a field is missing or unknown")
         if any(value[key] is None for key in keys):
             raise _malformed("a field is null")
@@ -142,8 +140,7 @@ class Proof:
         return cls(
             mode=_MODES[value[2]],
             model=value[3],
-            context=value[4],
-            batch=value[5],
+            requests=_read_requests(value[4]),
             witness_root=value[6],
             messages=value[7],
             combination=value[8],
@@ -152,9 +149,15 @@ class Proof:
             masks_root=value.get(_MASKS),
             input_root=value.get(_HIDDEN_INPUT),
             metadata=value[13],
-            input_digest=value.get(_PUBLIC_INPUT),
-            output_digest=value[15],
         )
+
+
+def _read_requests(rows: Any) -> tuple[RequestDigests, ...]:
+    if type(rows) is not list or not 1 <= len(rows) <= MAX_REQUESTS:
+        raise _malformed("expected a list of requests")
+    if any(type(row) is not list or len(row) != 4 for row in rows):
+        raise _malformed("expected rows and three digests of a request")
+    return tuple(RequestDigests(*row) for row in rows)
 
 
 def _check_metadata(metadata: Any) -> None:

@@ -80,13 +80,13 @@ class Channel:
         """Draw a vector of challenges."""
         return self.transcript.challenges(label, count)
 
-    def send(self, label: str, values: Sequence[Element]) -> int:
+    def send(self, label: str, values: Sequence[Element], factor: Element = ONE) -> int:
         """Send a message, masked where the mode says so, and return its first mask's number."""
         first = self._next_mask
         if self.hides:
             self._next_mask += len(values)
             masks = self.masks[first : self._next_mask]
-            values = [value + mask for value, mask in zip(values, masks, strict=True)]
+            values = [value + factor * mask for value, mask in zip(values, masks, strict=True)]
         self.send_plain(label, values)
         return first
 
@@ -115,6 +115,13 @@ class Channel:
         """Send a message and return the forms of its values."""
         first = self.send(label, values)
         return [self.form(value, first + i) for i, value in enumerate(values)]
+
+    def exchange_padded(self, label: str, values: Sequence[Element], factor: Element) -> list[Form]:
+        """Send a message whose masks count `factor` times, and return the forms of its values."""
+        first = self.send(label, values, factor)
+        if not self.hides:
+            return [Form(value) for value in values]
+        return [Form(value, {first + i: -factor}) for i, value in enumerate(values)]
 
     def require(self, form: Form) -> None:
         """Collect the equation that a form is zero."""

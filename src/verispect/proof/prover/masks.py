@@ -66,10 +66,17 @@ class Masks:
         return np.stack([self.row(number), self.row(number + 1)], axis=1)
 
 
-def draw(shape: ProofShape, randomness: Randomness) -> Masks:
-    """Draw the masks of one proof."""
+def draw(shape: ProofShape, randomness: Randomness, pads: Sequence[Element]) -> Masks:
+    """Draw the masks of one proof.
+
+    Args:
+        shape: of the proof.
+        randomness: where they come from.
+        pads: what hides the requests' ties, in order of sending.
+    """
     code, count = shape.code, shape.mask_messages
     entries = random_elements(randomness, shape.message_elements + 6 * shape.products, 2)
+    entries[shape.first_tie : shape.first_tie + shape.ties] = field.to_array(pads)
     six = entries[shape.message_elements :].reshape(-1, ENTRIES_PER_PRODUCT, 2)
     six[:, 2] = field.multiply_extension(six[:, 0], six[:, 1])
     six[:, 5] = field.multiply_extension(six[:, 3], six[:, 4])

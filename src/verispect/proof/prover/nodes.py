@@ -4,17 +4,19 @@ What is linear in the witness becomes claim 2 at once. Convolutions and products
 of two hidden factors and a public one, are proven together by one sumcheck; a sum with fewer
 variables than the largest joins it late.
 
-This module refuses nothing: an equation that does not hold is the verifier's to find.
+Last come the ties of every request's input and output. This module refuses nothing: an equation
+that does not hold is the verifier's to find.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from verispect.proof import field, layout
+from verispect.proof import field, layout, multilinear
 from verispect.proof.field import MODULUS, ONE, ZERO, Array, Element
 from verispect.proof.graph import Affine, Convolve, Maximum, Multiply
 from verispect.proof.graph_parts import padded
@@ -44,8 +46,17 @@ class _Sum:
         return len(self.tables[0]).bit_length() - 1
 
 
-def nodes(channel: Channel, witness: Witness, *, hidden_input: bool = False) -> list[Claim]:
-    """Prove all nodes' equations; return claims 2 and on, the ties to input and output last."""
+def nodes(
+    channel: Channel, witness: Witness, rows: Sequence[int], *, hidden_input: bool = False
+) -> list[Claim]:
+    """Prove all nodes' equations; return claims 2 and on, the ties to input and output last.
+
+    Args:
+        channel: the conversation.
+        witness: the run.
+        rows: those of each request.
+        hidden_input: whether the input has a commitment of its own, and no ties.
+    """
     graph = witness.graph
     ends = [witness.shape(0), witness.shape(graph.output.tensor)]
     sigma = channel.challenges("sigma", max(map(layout.variables, ends)))
@@ -74,12 +85,61 @@ def nodes(channel: Channel, witness: Witness, *, hidden_input: bool = False) -> 
     whole, claims = _prove_sums(channel, sums)
     result = [Claim(tuple(relation), whole), *claims]
     tensors = [graph.output.tensor] if hidden_input else [0, graph.output.tensor]
+    return [*result, *_ties(channel, witness, tensors, rows, views.array_of(sigma))]
+
+
+# -- Ties ------------------------------------------------------------------------------------------
+
+
+def _ties(
+    channel: Channel, witness: Witness, tensors: list[int], rows: Sequence[int], sigma: Array
+) -> list[Claim]:
+    """Send what every request's input and output are worth, and claim that they are."""
+    pad = channel.challenge("pad")
+    starts = np.concatenate([[0], np.cumsum(rows)[:-1]])
+    points, worth = [], []
     for tensor in tensors:
         sizes = witness.shape(tensor)
-        point = views.suffix(views.array_of(sigma), layout.variables(sizes))
-        view = views.at(witness.name(tensor), sizes, point, ONE)
-        result.append(Claim((view,), Form(ZERO)))
-    return result
+        point = views.suffix(sigma, layout.variables(sizes))
+        points.append(point)
+        worth.append(_worth(witness.tensor(tensor), sizes, point, starts))
+    sent = channel.exchange_padded(
+        "ties", [x for both in zip(*worth, strict=True) for x in both], pad
+    )
+    omega = field.powers(channel.challenge("among"), len(rows))
+    weights = np.repeat(views.array_of(omega), rows, axis=0)
+    claims = []
+    for side, (tensor, point) in enumerate(zip(tensors, points, strict=True)):
+        sizes = witness.shape(tensor)
+        batch, *others = views.split(point, sizes)
+        first: views.Axis = views.inside_axis(batch, sizes[0])
+        if len(rows) > 1:
+            entries = np.zeros((padded(sizes[0]), 2), np.uint64)
+            table = kernels.eq_table(batch)[: sizes[0]]
+            entries[: sizes[0]] = field.multiply_extension(table, weights)
+            first = views.Vector(entries)
+        view = View(witness.name(tensor), ONE, (first, *map(views.Point, others)))
+        own = zip(omega, sent[side :: len(tensors)], strict=True)
+        claims.append(Claim((view,), combine(own)))
+    return claims
+
+
+def _worth(
+    values: npt.NDArray[np.integer],
+    sizes: layout.Sizes,
+    point: Array,
+    starts: npt.NDArray[np.int64],
+) -> list[Element]:
+    """Return for every request the sum over its rows (section 8, ties)."""
+    batch, *others = views.split(point, sizes)
+    vector = np.array([[1, 0]], np.uint64)
+    for part, size in zip(others, sizes[1:], strict=True):
+        vector = kernels.outer(vector, kernels.eq_table(part)[:size])
+    each = multilinear.contract_integers(values.reshape(sizes[0], -1), vector)
+    weighted = field.multiply_extension(each, kernels.eq_table(batch)[: sizes[0]])
+    ends = [*starts[1:], sizes[0]]
+    sums = [field.sum_over(weighted[i:j], 0) for i, j in zip(starts, ends, strict=True)]
+    return [field.to_element(total) for total in sums]
 
 
 # -- What is linear --------------------------------------------------------------------------------

@@ -1,8 +1,9 @@
 """Proofs that an integer model's outputs are those for its inputs (spec/proof.md).
 
-A `Prover` holds a model with its weights and their commitment; `prove` runs the model on a batch
-and makes one proof for all of it. The mode is the commitment's: one that hides gives proofs in mode
-zero-knowledge, any other in mode succinct.
+A `Prover` holds a model with its weights and their commitment; `prove` runs the model on a request
+and proves it, `prove_requests` makes one proof for several. The mode is the commitment's: one that
+hides gives proofs in mode zero-knowledge, any other in mode succinct, which shows the requests of
+one proof to each other: who may share one is for the caller to know.
 
 This module refuses a mode that the commitment does not have, and more openings of hidden weights
 than they were masked for. It decides nothing: only a verifier says whether a proof holds.
@@ -10,7 +11,6 @@ than they were masked for. It decides nothing: only a verifier says whether a pr
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -19,8 +19,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from verispect.core.encoding import DIGEST_BYTES
-from verispect.core.errors import ModelError, Reason, RequestError, StoreError
+from verispect.core.errors import ModelError, Reason, StoreError
 from verispect.proof import field
 from verispect.proof.field import Array, Element
 from verispect.proof.graph import Graph
@@ -35,7 +34,13 @@ from verispect.proof.prover.lookups import lookups
 from verispect.proof.prover.masks import SYSTEM, Masks, Randomness, random_elements
 from verispect.proof.prover.nodes import nodes
 from verispect.proof.prover.opening import opening, row_weights
+from verispect.proof.prover.requested import Request, digests, joined, require_possible
 from verispect.proof.prover.witness import Group, Witness, hold, weight_group
+from verispect.proof.requests import (
+    NO_SALT,
+    absorb_requests,
+    pads,
+)
 from verispect.proof.runtime import Runtime, Trace
 from verispect.proof.transcript import Transcript
 
@@ -147,17 +152,19 @@ def prove(
     *,
     mode: Mode,
     context: bytes,
+    salt: bytes = NO_SALT,
     hidden_input: bool = False,
     progress: Progress | None = None,
     randomness: Randomness = SYSTEM,
 ) -> ProofResult:
-    """Run the model on a batch of inputs and prove the outputs.
+    """Run the model on the inputs of one request and prove the outputs.
 
     Args:
         prover: the model.
         inputs: integers within the input's range, batch first.
         mode: what the caller asked for; it must be the commitment's.
         context: 32 octets, what the proof is about.
+        salt: of the request's digests; zero where nobody is to be kept from guessing it.
         hidden_input: whether the input is committed to instead of public; zero-knowledge only.
         progress: told of every step; what it raises ends the work.
         randomness: of the masks.
@@ -167,22 +174,54 @@ def prove(
         ModelError: as the runtime; `masks-exhausted` when hidden weights were opened often enough.
         StoreError: `store-failed`, when openings of hidden weights cannot be counted.
     """
+    return prove_requests(
+        prover,
+        [Request(inputs, context, salt)],
+        mode=mode,
+        hidden_input=hidden_input,
+        progress=progress,
+        randomness=randomness,
+    )
+
+
+def prove_requests(
+    prover: Prover,
+    requests: Sequence[Request],
+    *,
+    mode: Mode,
+    hidden_input: bool = False,
+    progress: Progress | None = None,
+    randomness: Randomness = SYSTEM,
+) -> ProofResult:
+    """Run the model on several requests and prove all of them at once.
+
+    The run has the rows of all requests in order. In mode succinct whoever has the proof learns of
+    every request in it.
+
+    Args:
+        prover: the model.
+        requests: at least one; each is verified by whoever knows it and no other.
+        mode: what the callers asked for; it must be the commitment's.
+        hidden_input: whether the input is committed to instead of public; of one request only.
+        progress: told of every step; what it raises ends the work.
+        randomness: of the masks.
+
+    Raises:
+        RequestError: `invalid-request` for another mode, context, salt, number or input.
+        ModelError: as the runtime; `masks-exhausted` when hidden weights were opened often enough.
+        StoreError: `store-failed`, when openings of hidden weights cannot be counted.
+    """
     started = time.process_time()
     code = prover.code
-    if mode is not code.mode:
-        raise RequestError(f"the model is committed for mode {code.mode}", reason=_INVALID)
-    if len(context) != DIGEST_BYTES:
-        raise RequestError("a context has 32 octets", reason=_INVALID)
-    if hidden_input and not code.hides:
-        raise RequestError("mode succinct hides no input", reason=_INVALID)
+    require_possible(requests, code, mode, hidden_input=hidden_input)
     tell = progress or _tell_nobody
     tell("run", 0.0)
-    trace = prover.runtime.run(inputs)
+    trace = prover.runtime.run(joined(requests))
     if code.hides:
         if prover.count_opening is None:
             raise StoreError("openings are not counted", reason=Reason.STORE_FAILED)
         prover.count_opening()
-    work = _Work(prover, code, trace, context, hidden_input, randomness)
+    work = _Work(prover, code, trace, requests, hidden_input, randomness)
     proof = work.proof(tell, started)
     return ProofResult(proof, trace, time.process_time() - started)
 
@@ -202,15 +241,19 @@ class _Work:
         prover: Prover,
         code: Code,
         trace: Trace,
-        context: bytes,
+        requests: Sequence[Request],
         hidden_input: bool,
         randomness: Randomness,
     ) -> None:
         graph = prover.model.graph
-        self.prover, self.code, self.trace, self.context = prover, code, trace, context
+        self.prover, self.code, self.trace = prover, code, trace
         self.hidden_input, self.randomness = hidden_input, randomness
-        self.batch = len(trace.tensors[0])
-        self.shape: ProofShape = proof_shape(graph, self.batch, code, hidden_input=hidden_input)
+        batch = len(trace.tensors[0])
+        self.shape: ProofShape = proof_shape(
+            graph, batch, code, hidden_input=hidden_input, requests=len(requests)
+        )
+        self.salts = [request.salt for request in requests]
+        self.requests = digests(requests, trace, hidden_input=hidden_input)
         self.witness: Witness = hold(
             graph,
             prover.weights,
@@ -220,8 +263,6 @@ class _Work:
             self._multiplicities(),
             hidden_input=hidden_input,
         )
-        self.input_digest = _digest(trace.tensors[0], "<i2")
-        self.output_digest = _digest(trace.output, "<i8")
 
     def _multiplicities(self) -> list[Integers]:
         counts: list[Integers] = list(self.trace.multiplicities)
@@ -235,7 +276,8 @@ class _Work:
     def proof(self, tell: Progress, started: float) -> Proof:
         """Make the proof."""
         tell("commit", 0.1)
-        drawn = masks.draw(self.shape, self.randomness) if self.code.hides else None
+        hiding = [pad for salt in self.salts for pad in pads(salt)[self.hidden_input :]]
+        drawn = masks.draw(self.shape, self.randomness, hiding) if self.code.hides else None
         commitments = [self.prover.commitment]
         commitments += [self._commit(group) for group in self.witness.groups[1:]]
         if drawn is not None:
@@ -244,7 +286,8 @@ class _Work:
         tell("lookups", 0.3)
         claims = lookups(channel, self.witness)
         tell("nodes", 0.6)
-        claims += nodes(channel, self.witness, hidden_input=self.hidden_input)
+        rows = [request.rows for request in self.requests]
+        claims += nodes(channel, self.witness, rows, hidden_input=self.hidden_input)
         tell("opening", 0.7)
         opened = opening(channel, self.witness, claims, self.code.column_variables)
         channel.sacrifice()
@@ -268,15 +311,12 @@ class _Work:
         return Proof(
             mode=self.code.mode,
             model=bytes(self.prover.model.digest),
-            context=self.context,
-            batch=self.batch,
+            requests=self.requests,
             witness_root=self._witness_root(commitments),
             messages=channel.messages,
             combination=field.to_bytes(combination),
             columns=b"".join(each.columns for each in shown),
             nodes=b"".join(each.nodes for each in shown),
-            output_digest=self.output_digest,
-            input_digest=None if self.hidden_input else self.input_digest,
             input_root=commitments[1].root if self.hidden_input else None,
             masks_root=commitments[-1].root if self.code.hides else None,
             metadata={
@@ -301,10 +341,8 @@ class _Work:
         transcript = Transcript()
         transcript.absorb("mode", self.code.mode.value.encode("ascii"))
         transcript.absorb("model", bytes(self.prover.model.digest))
-        transcript.absorb("context", self.context)
-        transcript.absorb("batch", self.batch.to_bytes(4, "little"))
-        transcript.absorb("input", commitments[1].root if self.hidden_input else self.input_digest)
-        transcript.absorb("output", self.output_digest)
+        root = commitments[1].root if self.hidden_input else None
+        absorb_requests(transcript, self.requests, root)
         if drawn is None:
             transcript.absorb("witness", self._witness_root(commitments))
             return Channel(transcript)
@@ -334,7 +372,3 @@ def _of_tails(vector: Array, tails: Array) -> Array:
     kernels_contract.slide_elements(source, vector, np.array([1, 1, 0]), result)
     whole: Array = result[0, 0]
     return whole
-
-
-def _digest(values: Integers, kind: str) -> bytes:
-    return hashlib.sha256(np.ascontiguousarray(values, dtype=kind).tobytes()).digest()

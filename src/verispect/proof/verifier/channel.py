@@ -89,6 +89,15 @@ class Channel(ABC, Generic[V]):
     def receive(self, label: str, count: int) -> list[V]:
         """Take the next message, of `count` values."""
 
+    hides: bool
+    """Whether values are sent under masks."""
+
+    @abstractmethod
+    def receive_padded(
+        self, label: str, count: int, factor: Element
+    ) -> tuple[list[V], list[Element]]:
+        """Take a message whose masks count `factor` times; return its values and what was sent."""
+
     @abstractmethod
     def linear(self, terms: Sequence[tuple[Element, V]], constant: Element = ZERO) -> V:
         """Return `constant` plus the sum of coefficients times values."""
@@ -109,9 +118,21 @@ class Channel(ABC, Generic[V]):
 class DecidingChannel(Channel[Element]):
     """Mode succinct: a value is what was sent, and a requirement is decided at once."""
 
+    hides = False
+
     def receive(self, label: str, count: int) -> list[Element]:
         """Take the next message, of `count` values."""
         return self.messages.read(label, count)
+
+    def receive_padded(
+        self,
+        label: str,
+        count: int,
+        factor: Element,  # noqa: ARG002
+    ) -> tuple[list[Element], list[Element]]:
+        """Take a message; nothing masks it."""
+        sent = self.messages.read(label, count)
+        return sent, sent
 
     def linear(self, terms: Sequence[tuple[Element, Element]], constant: Element = ZERO) -> Element:
         """Return `constant` plus the sum of coefficients times values."""
@@ -150,6 +171,8 @@ class CollectingChannel(Channel[Form]):
         masked: how many masked elements sections 7 to 9 have; the products' entries follow them.
     """
 
+    hides = True
+
     def __init__(self, transcript: Transcript, messages: Messages, *, masked: int) -> None:
         super().__init__(transcript, messages)
         self.equations: list[Form] = []
@@ -159,10 +182,16 @@ class CollectingChannel(Channel[Form]):
 
     def receive(self, label: str, count: int) -> list[Form]:
         """Take the next message: each value is what was sent, minus its mask."""
+        return self.receive_padded(label, count, ONE)[0]
+
+    def receive_padded(
+        self, label: str, count: int, factor: Element
+    ) -> tuple[list[Form], list[Element]]:
+        """Take a message whose masks count `factor` times; return its values and what was sent."""
         sent = self.messages.read(label, count)
         first = self._next_mask
         self._next_mask += count
-        return [Form(value, {first + i: -ONE}) for i, value in enumerate(sent)]
+        return [Form(value, {first + i: -factor}) for i, value in enumerate(sent)], sent
 
     def linear(self, terms: Sequence[tuple[Element, Form]], constant: Element = ZERO) -> Form:
         """Return `constant` plus the sum of coefficients times values."""

@@ -1,7 +1,7 @@
 """The verification of a proof, in the order of spec/proof.md.
 
 1. Read the proof; refuse another version, form or size (12).
-2. Hold it to the statement: model, mode, context, batch, public integers (5).
+2. Hold it to the statement: model, mode, and one request of those it covers (5).
 3. Compute every length and the soundness from the model; refuse less than 100 bits (11).
 4. Lookups (7), relations (8), claims (9), in mode zero-knowledge collected (10).
 5. The combination of the rows, and in mode zero-knowledge the collected equations (9, 10.5).
@@ -25,6 +25,7 @@ from verispect.proof.multilinear import contract
 from verispect.proof.parameters import SECURITY_BITS, Code, Mode, ProofShape, proof_shape
 from verispect.proof.proof_file import Metadata, Proof
 from verispect.proof.provable import ProvableModel
+from verispect.proof.requests import NO_SALT
 from verispect.proof.transcript import Transcript
 from verispect.proof.verifier.algebra import evaluations
 from verispect.proof.verifier.channel import (
@@ -51,7 +52,7 @@ from verispect.proof.verifier.opening import (
     check_combination,
 )
 from verispect.proof.verifier.relations import check_relations
-from verispect.proof.verifier.statement import Integers, Statement
+from verispect.proof.verifier.statement import Integers, Place, Statement
 from verispect.proof.verifier.views import TensorViews, require_modest
 
 _GUARD: Final = object()
@@ -66,13 +67,16 @@ class VerifiedProof:
     mode: Mode
     context: bytes
     batch: int
+    """The rows of the request that was verified."""
+    requests: int
+    """How many requests the proof covers; of the others nothing was verified."""
     hidden_input: bool
     input_digest: bytes | None
-    """SHA-256 of the public inputs' integers; None where the input is hidden."""
+    """Of the public inputs' integers; None where the input is hidden."""
     input_root: bytes | None
     """The commitment to a hidden input."""
     output_digest: bytes
-    """SHA-256 of the outputs' integers."""
+    """Of the outputs' integers."""
     security_bits: float
     """Of section 11, for this model, batch and mode."""
     unverified_metadata: Metadata
@@ -85,10 +89,11 @@ class VerifiedProof:
         object.__setattr__(self, "mode", statement.mode)
         object.__setattr__(self, "context", statement.context)
         object.__setattr__(self, "batch", statement.batch)
+        object.__setattr__(self, "requests", len(proof.requests))
         object.__setattr__(self, "hidden_input", proof.hidden_input)
         object.__setattr__(self, "input_digest", statement.input_digest)
         object.__setattr__(self, "input_root", proof.input_root)
-        object.__setattr__(self, "output_digest", bytes(statement.output_digest))
+        object.__setattr__(self, "output_digest", statement.output_digest)
         object.__setattr__(self, "security_bits", bits)
         object.__setattr__(self, "unverified_metadata", dict(proof.metadata))
 
@@ -101,8 +106,11 @@ def verify_proof(
     context: bytes,
     inputs: Integers | None,
     outputs: Integers,
+    salt: bytes = NO_SALT,
 ) -> VerifiedProof:
     """Verify that `outputs` are what `model` gives for `inputs`.
+
+    The proof may cover other requests too, of which only digests are seen.
 
     Args:
         proof_bytes: the proof as it is written.
@@ -111,6 +119,7 @@ def verify_proof(
         context: 32 octets that the proof must be bound to.
         inputs: the integers of tensor 0, the batch axis first; None where the input is hidden.
         outputs: the integers of the output tensor, the batch axis first.
+        salt: of this request's digests.
 
     Raises:
         MalformedError: `malformed-cbor`, `malformed-proof`, `malformed-model`, `too-large` or
@@ -119,17 +128,25 @@ def verify_proof(
         VerificationError: `proof-wrong-model`, `proof-wrong-mode`, `proof-wrong-context`,
             `proof-wrong-batch`, `proof-wrong-input`, `proof-wrong-output`, `proof-unsound` or
             `proof-invalid`.
-        ValueError: `context` has not 32 octets, or an array holds no integers.
+        ValueError: `context` or `salt` has not 32 octets, or an array holds no integers.
     """
     # 1. and 2. What the proof is, and what it is about.
-    statement = Statement.of(model, mode=mode, context=context, inputs=inputs, outputs=outputs)
+    statement = Statement.of(
+        model, mode=mode, context=context, inputs=inputs, outputs=outputs, salt=salt
+    )
     proof = Proof.decode(proof_bytes)
-    statement.require_same(proof)
+    place = statement.require_same(proof)
 
     # 3. Every length, before any work.
     code = Code(model.columns, model.rate_bits, model.budget)
     require_modest(model.graph)
-    shape = proof_shape(model.graph, statement.batch, code, hidden_input=proof.hidden_input)
+    shape = proof_shape(
+        model.graph,
+        place.batch,
+        code,
+        hidden_input=proof.hidden_input,
+        requests=place.requests,
+    )
     _require_length(proof.messages, shape.sent_elements * ELEMENT_BYTES, "messages")
     _require_length(proof.combination, code.degree_bound * ELEMENT_BYTES, "combination")
     bits = shape.security_bits
@@ -143,17 +160,18 @@ def verify_proof(
     statement.absorb(transcript, proof)
     messages = Messages(proof.messages, transcript)
     if mode is Mode.SUCCINCT:
-        _check_succinct(DecidingChannel(transcript, messages), statement, proof, shape)
+        deciding = DecidingChannel(transcript, messages)
+        _check_succinct(deciding, statement, place, proof, shape)
     else:
         masked = CollectingChannel(transcript, messages, masked=shape.message_elements)
-        _check_masked(masked, statement, proof, shape)
+        _check_masked(masked, statement, place, proof, shape)
     return VerifiedProof(_GUARD, statement, proof, bits)
 
 
 def _check_succinct(
-    channel: DecidingChannel, statement: Statement, proof: Proof, shape: ProofShape
+    channel: DecidingChannel, statement: Statement, place: Place, proof: Proof, shape: ProofShape
 ) -> None:
-    opening = _converse(channel, statement, shape)
+    opening = _converse(channel, statement, place, shape)
     combination, rest = _combine(channel, opening, shape, proof)
     channel.require_zero(rest, "the combination is not that of the evaluations")
     channel.messages.require_end()
@@ -161,9 +179,9 @@ def _check_succinct(
 
 
 def _check_masked(
-    channel: CollectingChannel, statement: Statement, proof: Proof, shape: ProofShape
+    channel: CollectingChannel, statement: Statement, place: Place, proof: Proof, shape: ProofShape
 ) -> None:
-    opening = _converse(channel, statement, shape)
+    opening = _converse(channel, statement, place, shape)
     channel.sacrifice()
     channel.require_counts(shape.products)
     combination, rest = _combine(channel, opening, shape, proof)
@@ -173,13 +191,15 @@ def _check_masked(
     _check_columns(channel, statement, proof, shape, combination, shown)
 
 
-def _converse(channel: Channel[V], statement: Statement, shape: ProofShape) -> Opening[V]:
+def _converse(
+    channel: Channel[V], statement: Statement, place: Place, shape: ProofShape
+) -> Opening[V]:
     """Sections 7 to 9, up to the evaluations."""
     graph = statement.model.graph
-    views = TensorViews(graph, statement.batch)
+    views = TensorViews(graph, place.batch)
     claims = check_lookups(channel, views, hidden_input=shape.hidden_input)
-    claims += check_relations(channel, views, statement)
-    polynomials = Polynomials(graph, statement.batch, shape)
+    claims += check_relations(channel, views, statement, place)
+    polynomials = Polynomials(graph, place.batch, shape)
     return check_claims(channel, claims, polynomials, shape.opening_variables)
 
 

@@ -1,4 +1,4 @@
-"""Section 8 of spec/proof.md: what every node says of its tensors, and the public ends.
+"""Section 8 of spec/proof.md: what every node says of its tensors, and the ties of the ends.
 
 All relations are folded into one by the powers of `lambda`. What is linear in the witness becomes
 claim 2; sums of products go through one sumcheck, which leaves two claims for each.
@@ -10,13 +10,14 @@ from dataclasses import dataclass
 
 from verispect.proof.field import ONE, ZERO, Element
 from verispect.proof.graph_parts import Affine, Convolve, Embed, Maximum, Multiply, Term, Window
-from verispect.proof.layout import Name, Role, Sizes, axis_variables, tensor_name, variables
+from verispect.proof.layout import Name, Role, axis_variables, tensor_name, variables
 from verispect.proof.multilinear import eq
 from verispect.proof.verifier.algebra import Point, one_minus
 from verispect.proof.verifier.channel import Channel, V
 from verispect.proof.verifier.lookups import Claim
-from verispect.proof.verifier.statement import Statement
+from verispect.proof.verifier.statement import Place, Statement
 from verispect.proof.verifier.sumcheck import run_rounds
+from verispect.proof.verifier.ties import check_ties
 from verispect.proof.verifier.views import (
     Inside,
     TensorViews,
@@ -41,7 +42,7 @@ class Sum:
 
 
 def check_relations(
-    channel: Channel[V], views: TensorViews, statement: Statement
+    channel: Channel[V], views: TensorViews, statement: Statement, place: Place
 ) -> list[Claim[V]]:
     """Run section 8 and return claims 2 and up, those of input and output last."""
     graph = views.graph
@@ -72,7 +73,7 @@ def check_relations(
     return [
         Claim(relation, channel.linear([(ONE, total)], -constant)),
         *claims,
-        *_tie(channel, views, statement, sigma),
+        *check_ties(channel, views, statement, place, sigma),
     ]
 
 
@@ -177,20 +178,3 @@ def _product(
         near += own if other > 1 else ()
     graph = views.graph
     return public, at(tensor_name(graph, node.left), rho), at(tensor_name(graph, node.right), near)
-
-
-def _tie(
-    channel: Channel[V], views: TensorViews, statement: Statement, sigma: Point
-) -> list[Claim[V]]:
-    """Return the last claims: input and output are the public integers."""
-    claims: list[Claim[V]] = []
-    output = views.graph.output.tensor
-    for tensor, integers in ((0, statement.inputs), (output, statement.outputs)):
-        if integers is not None:
-            sizes: Sizes = views.sizes(tensor)
-            point = suffix(sigma, variables(sizes))
-            value = statement.extension(integers, split(point, sizes))
-            claims.append(
-                Claim([at(tensor_name(views.graph, tensor), point)], channel.linear([], value))
-            )
-    return claims

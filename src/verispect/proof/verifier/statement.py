@@ -1,4 +1,4 @@
-"""What a proof is to be about: the public integers, checked against the model (spec section 5).
+"""What a proof is to be about: one request, checked against the model (spec section 5).
 
 This module refuses integers that the model's input or output cannot have: two integers of 64 bits
 can be one element of the field, so a proof alone would not tell them apart.
@@ -6,7 +6,6 @@ can be one element of the field, so a proof alone would not tell them apart.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -14,7 +13,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from verispect.core.encoding import DIGEST_BYTES, Digest, sha256
+from verispect.core.encoding import DIGEST_BYTES
 from verispect.core.errors import Reason, VerificationError
 from verispect.proof.field import Element
 from verispect.proof.graph import Graph
@@ -23,6 +22,15 @@ from verispect.proof.multilinear import eq_table, extension_of_integers
 from verispect.proof.parameters import Mode
 from verispect.proof.proof_file import Proof
 from verispect.proof.provable import ProvableModel
+from verispect.proof.requests import (
+    NO_SALT,
+    absorb_requests,
+    context_digest,
+    first_rows,
+    input_digest,
+    output_digest,
+    pads,
+)
 from verispect.proof.transcript import Transcript
 from verispect.proof.verifier.algebra import Point
 
@@ -46,7 +54,9 @@ class Statement:
     model: ProvableModel
     mode: Mode
     context: bytes
+    salt: bytes
     batch: int
+    """The request's rows."""
     inputs: Integers | None
     """i2, the batch axis first; None where the input is hidden."""
     outputs: Integers
@@ -61,16 +71,17 @@ class Statement:
         context: bytes,
         inputs: Integers | None,
         outputs: Integers,
+        salt: bytes = NO_SALT,
     ) -> Statement:
         """Return the statement about these integers.
 
         Raises:
             VerificationError: `proof-wrong-mode`, `proof-wrong-batch`, `proof-wrong-input` or
                 `proof-wrong-output`, when no proof of this model could be about them.
-            ValueError: `context` has not 32 octets, or an array holds no integers.
+            ValueError: `context` or `salt` has not 32 octets, or an array holds no integers.
         """
-        if len(context) != DIGEST_BYTES:
-            raise ValueError(f"a context has {DIGEST_BYTES} octets")
+        if len(context) != DIGEST_BYTES or len(salt) != DIGEST_BYTES:
+            raise ValueError(f"a context and a salt have {DIGEST_BYTES} octets")
         if (mode is Mode.ZERO_KNOWLEDGE) is not (model.budget > 0):
             raise _refuse(
                 f"the model's commitment does not allow the mode {mode}", Reason.PROOF_WRONG_MODE
@@ -81,7 +92,7 @@ class Statement:
         low, high = graph.input.minimum, graph.input.maximum
         batch = len(outputs) if outputs.ndim else 0
         if not 1 <= batch <= MAX_BATCH or _padded_size(graph, batch) > MAX_PADDED:
-            raise _refuse("the number of requests is out of range", Reason.PROOF_WRONG_BATCH)
+            raise _refuse("the number of rows is out of range", Reason.PROOF_WRONG_BATCH)
         if inputs is not None:
             if inputs.ndim and len(inputs) != batch:
                 raise _refuse("inputs and outputs differ in number", Reason.PROOF_WRONG_BATCH)
@@ -90,24 +101,36 @@ class Statement:
         low, high = graph.value_range(graph.output.tensor) or (1 - MAX_RAW, MAX_RAW - 1)
         shape = (batch, *graph.shapes[graph.output.tensor])
         outputs = _checked(outputs, shape, low, high, Reason.PROOF_WRONG_OUTPUT).astype("<i8")
-        return cls(model, mode, context, batch, inputs, outputs)
+        return cls(model, mode, context, salt, batch, inputs, outputs)
 
     @property
-    def input_digest(self) -> Digest | None:
-        """SHA-256 of all inputs' integers, None where they are hidden."""
-        return None if self.inputs is None else sha256(self.inputs.tobytes())
+    def context_digest(self) -> bytes:
+        """The digest by which a proof names this request."""
+        return context_digest(self.salt, self.context)
 
     @property
-    def output_digest(self) -> Digest:
-        """SHA-256 of all outputs' integers."""
-        return sha256(self.outputs.tobytes())
+    def input_digest(self) -> bytes | None:
+        """The salted digest of the inputs' integers, None where they are hidden."""
+        return None if self.inputs is None else input_digest(self.salt, self.inputs.tobytes())
 
-    def extension(self, integers: Integers, points: Sequence[Point]) -> Element:
-        """Return the extension of the inputs or outputs, a point for each axis."""
-        return extension_of_integers(integers, [eq_table(point) for point in points])
+    @property
+    def output_digest(self) -> bytes:
+        """The salted digest of the outputs' integers."""
+        return output_digest(self.salt, self.outputs.tobytes())
 
-    def require_same(self, proof: Proof) -> None:
-        """Refuse a proof that says itself to be about something else.
+    @property
+    def pads(self) -> tuple[Element, Element]:
+        """What the ties of input and output are sent under, in mode zero-knowledge."""
+        return pads(self.salt)
+
+    def tie(self, integers: Integers, first: int, points: Sequence[Point]) -> Element:
+        """Return what the inputs or outputs are worth as rows from `first` on (section 8)."""
+        vectors = [eq_table(point) for point in points]
+        vectors[0] = vectors[0][first : first + self.batch]
+        return extension_of_integers(integers, vectors)
+
+    def require_same(self, proof: Proof) -> Place:
+        """Return where in a proof this request is; refuse one that says itself to be of others.
 
         Raises:
             VerificationError: `proof-wrong-model`, `proof-wrong-mode`, `proof-wrong-context`,
@@ -118,28 +141,59 @@ class Statement:
             (proof.model == self.model.digest, "model", Reason.PROOF_WRONG_MODEL),
             (proof.mode is self.mode, "mode", Reason.PROOF_WRONG_MODE),
             (proof.hidden_input is hidden, "kind of input", Reason.PROOF_WRONG_MODE),
-            (proof.context == self.context, "context", Reason.PROOF_WRONG_CONTEXT),
-            (proof.batch == self.batch, "number of requests", Reason.PROOF_WRONG_BATCH),
-            (proof.input_digest == self.input_digest, "input", Reason.PROOF_WRONG_INPUT),
-            (proof.output_digest == self.output_digest, "output", Reason.PROOF_WRONG_OUTPUT),
         ):
             if not same:
                 raise _refuse(f"the proof is about another {what}", reason)
+        own = self.context_digest
+        numbers = [i for i, request in enumerate(proof.requests) if request.context == own]
+        if not numbers:
+            raise _refuse("the proof is about another context", Reason.PROOF_WRONG_CONTEXT)
+        (number,) = numbers  # A proof with a context twice cannot be read.
+        request = proof.requests[number]
+        for same, what, reason in (
+            (request.rows == self.batch, "number of rows", Reason.PROOF_WRONG_BATCH),
+            (request.input == self.input_digest, "input", Reason.PROOF_WRONG_INPUT),
+            (request.output == self.output_digest, "output", Reason.PROOF_WRONG_OUTPUT),
+        ):
+            if not same:
+                raise _refuse(f"the proof is about another {what}", reason)
+        bounds = first_rows(proof.requests)
+        if _padded_size(self.model.graph, bounds[-1]) > MAX_PADDED:
+            raise _refuse("the number of rows is out of range", Reason.PROOF_WRONG_BATCH)
+        return Place(number, tuple(bounds))
 
     def absorb(self, transcript: Transcript, proof: Proof) -> None:
         """Begin the transcript (section 5): with what is known here, and the proof's roots."""
         transcript.absorb("mode", str(self.mode).encode("ascii"))
         transcript.absorb("model", self.model.digest)
-        transcript.absorb("context", self.context)
-        transcript.absorb("batch", struct.pack("<I", self.batch))
-        source = self.input_digest if proof.input_root is None else proof.input_root
-        if source is None:
-            raise RuntimeError("a hidden input has a root: `require_same` saw to it")
-        transcript.absorb("input", source)
-        transcript.absorb("output", self.output_digest)
+        absorb_requests(transcript, proof.requests, proof.input_root)
         if proof.masks_root is not None:
             transcript.absorb("witness", proof.masks_root)
         transcript.absorb("witness", proof.witness_root)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a request stands among those of a proof."""
+
+    number: int
+    bounds: tuple[int, ...]
+    """Where the rows of every request begin, and the end of the last."""
+
+    @property
+    def batch(self) -> int:
+        """The rows of all requests."""
+        return self.bounds[-1]
+
+    @property
+    def first(self) -> int:
+        """The request's first row."""
+        return self.bounds[self.number]
+
+    @property
+    def requests(self) -> int:
+        """How many requests there are."""
+        return len(self.bounds) - 1
 
 
 def _checked(
