@@ -19,6 +19,7 @@ from verispect.evidence.proof import KIND as PROOF_KIND
 from verispect.gateway.log_door import LogDoor, LogSettings
 from verispect.gateway.log_evidence import FinishedProofs
 from verispect.gateway.recording import Recorder
+from verispect.ledger.coverage_outbox import COVERAGE_FILE, COVERAGE_SECONDS, CoverageOutbox
 from verispect.ledger.history import SERVICES_FILE, ServiceOutbox
 from verispect.ledger.log.description import LogDescription
 from verispect.ledger.log.embedded import LogFolder
@@ -53,6 +54,8 @@ class LogConfiguration:
     """Each `NAME=KEY`."""
     auditor_threshold: int | None = None
     """How many verdicts make `audited`; a majority where `None`."""
+    coverage_seconds: int = COVERAGE_SECONDS
+    """How often coverage is published."""
 
 
 def _threshold(chosen: int | None, count: int) -> int:
@@ -136,7 +139,18 @@ def operate_log(configuration: LogConfiguration, issuer: Issuer, state: Path) ->
         settings.folder,
         _log_key(configuration, issuer).signer,
         # Versions before receipts: none is used before the log has it.
-        sources=[ServiceOutbox(state / SERVICES_FILE), outbox, keeper],
+        sources=[
+            ServiceOutbox(state / SERVICES_FILE),
+            outbox,
+            keeper,
+            CoverageOutbox(
+                settings.folder,
+                issuer,
+                settings.parties.auditors,
+                shown=state / COVERAGE_FILE,
+                seconds=configuration.coverage_seconds,
+            ),
+        ],
         witnesses=[Witness.parse(text) for text in configuration.witnesses],
         threshold=settings.witnesses.threshold,
         pool_seconds=POOL_SECONDS,

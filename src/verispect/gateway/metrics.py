@@ -6,10 +6,15 @@ wrote, so that their number is bounded and nothing leaks. Children are looked up
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.metrics_core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 _LATENCY_BUCKETS: Final = (
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
@@ -20,11 +25,44 @@ CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 """Content type of `Metrics.render`."""
 
 
+class _PublishedCoverage(Collector):
+    """The latest coverage that this operator published, out of the file that its log wrote."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield inferences by outcome, and by claim and source; nothing before the first epoch."""
+        try:
+            document = json.loads(self._file.read_bytes())
+            outcomes, claims = document["outcomes"], document["claims"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return
+        outcome = GaugeMetricFamily(
+            "verispect_coverage_outcomes",
+            "Inferences of the latest published epoch, by outcome.",
+            labels=("outcome",),
+        )
+        for name, count in outcomes.items():
+            outcome.add_metric((name,), count)
+        claimed = GaugeMetricFamily(
+            "verispect_coverage_inferences",
+            "Inferences of the latest published epoch, by claim and achieved source.",
+            labels=("claim", "source"),
+        )
+        for row in claims:
+            claimed.add_metric((row["claim"], row["source"]), row["inferences"])
+        yield outcome
+        yield claimed
+
+
 class Metrics:
     """The gateway's figures since it started."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, coverage: Path | None = None) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
+        if coverage is not None:
+            self._registry.register(_PublishedCoverage(coverage))
         self._requests = Counter(
             "verispect_requests",
             "Requests answered, by route and status.",

@@ -47,6 +47,7 @@ from verispect.gateway.state import GatewayState
 from verispect.gateway.transaction_trust import own_trust
 from verispect.gateway.transactions import Transactions
 from verispect.ledger import NewReceipt, ReceiptStore
+from verispect.ledger.coverage_outbox import COVERAGE_FILE
 from verispect.ledger.history import SERVICES_FILE, ServiceRegistry
 from verispect.ledger.schema import DATABASE_NAME
 from verispect.ledger.transactions import TransactionStore
@@ -138,7 +139,7 @@ class Service:
                 state / "evidence",
                 hpke_key_digest=door.key_digest,
             )
-        metrics = Metrics()
+        metrics = Metrics(coverage=state / COVERAGE_FILE)
         published = PublishedRecords(state / "records")
         for name in pool.names():
             published.publish(pool.manifest(name).to_bytes())

@@ -1,0 +1,207 @@
+"""Coverage: what the log achieved, counted by anyone, equal to what the status replay says."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from log_leaves import MINUTE, T0, late, nodes, receipt_leaf, verdict
+from verispect.appraisal.policy import ATTESTED, ATTESTED_DEVELOPMENT, SIGNED
+from verispect.appraisal.trusted_root import TrustedRoot
+from verispect.attesters.signer import Issuer, SoftwareSigner
+from verispect.cli.main import main
+from verispect.core.claims import Claim, Source
+from verispect.core.encoding import sha256
+from verispect.core.envelope import sign_envelope
+from verispect.core.keys import KeyId
+from verispect.core.statement import PromisedEvidence
+from verispect.gateway.metrics import Metrics
+from verispect.ledger.coverage import CoverageCounter, differences
+from verispect.ledger.coverage_outbox import CoverageOutbox
+from verispect.ledger.log.appender import Appender
+from verispect.ledger.log.description import LogDescription
+from verispect.ledger.log.embedded import LogFolder
+from verispect.ledger.log.entries import entry_of_leaf
+from verispect.ledger.log.interface import NewEntry
+from verispect.tlog.leaf import SignedLeaf, decode_leaf
+from verispect.tlog.publications import COVERAGE_TYPE
+from verispect.tlog.receipt_leaf import ReceiptLeaf
+from verispect.tlog.status import replay_status
+from verispect.tlog.status_table import NodePolicy
+from verispect.tlog.verdict import Outcome
+
+
+def counted(leaves, threshold=2, *, start=0):
+    counter = CoverageCounter(nodes(threshold), leaves=lambda: iter(leaves))
+    counter.replay(leaves[:start])
+    counter.begin()
+    counter.replay(leaves[start:])
+    return counter
+
+
+def leaf(number, *, assurance=None, evidence=(), **shown):
+    return ReceiptLeaf(
+        receipt=sha256(b"r%d" % number),
+        issuer_key=KeyId(sha256(b"issuer")),
+        sequence=number,
+        signed_at=T0 + number,
+        assurance=assurance or SIGNED.digest(),
+        evidence=(PromisedEvidence("signature"), *evidence),
+        model=sha256(b"model"),
+        **shown,
+    ).encode()
+
+
+def test_each_claim_is_counted_under_what_was_achieved() -> None:
+    """A signature asserts; a log shows; what is disclosed is added up by model and asset."""
+    model = sha256(b"m")
+    shown = {"model_id": model, "usage": {"input_tokens": 30, "output_tokens": 4}}
+    leaves = [leaf(1, **shown, charge=("usd", 7)), leaf(2, **shown, charge=("usd", 8)), leaf(3)]
+    figures = counted(leaves).figures()
+    assert figures.outcomes["met"] == 3
+    assert figures.claims[Claim.EXECUTION, Source.ASSERTED].inferences == 3
+    assert figures.claims[Claim.CONFIDENTIALITY, Source.UNSTATED].inferences == 3
+    assert figures.claims[Claim.LOGGED, Source.LOGGED].tokens == 68
+    assert figures.models[model].charges == {"usd": 15}
+    assert figures.models[None].inferences == 1
+
+
+def test_development_evidence_is_never_counted_as_hardware() -> None:
+    """The same kind of evidence counts only under a policy that demands the class hardware."""
+    attested = [PromisedEvidence("aws-nitro", sha256(b"e"))]
+    leaves = [
+        leaf(1, assurance=ATTESTED.digest(), evidence=attested),
+        leaf(2, assurance=ATTESTED_DEVELOPMENT.digest(), evidence=attested),
+        leaf(3, assurance=SIGNED.digest(), evidence=attested),
+    ]
+    claims = counted(leaves).figures().claims
+    assert claims[Claim.EXECUTION, Source.HARDWARE].inferences == 1
+    assert claims[Claim.EXECUTION, Source.ASSERTED].inferences == 2
+
+
+def test_random_logs_are_counted_as_the_status_replay_says() -> None:
+    """Late evidence, verdicts for and against, gaps and reused numbers, in any order."""
+    seen: Counter[str] = Counter()
+    for seed in range(150):
+        draw = random.Random(seed)
+        leaves = random_log(draw)
+        start = draw.choice((0, 0, len(leaves) // 2))
+        figures = counted(leaves, start=start).figures()
+        rows = replay_status(leaves, nodes=nodes(2)).receipts
+        expected = Counter(row.state.name.lower() for row in rows if row.leaf_index >= start)
+        found = {name: n for name, n in figures.outcomes.items() if n and name != "refused"}
+        assert found == expected, seed
+        reasons = Counter(
+            row.reason.value for row in rows if row.leaf_index >= start and row.reason
+        )
+        assert figures.failures == reasons, seed
+        seen += expected + reasons
+    assert {"met", "pending", "failed", "sequence-reused", "evidence-overdue"} <= seen.keys()
+
+
+def random_log(draw: random.Random) -> list[bytes]:
+    leaves: list[bytes] = []
+    sequence = 0
+    for number in range(1, draw.randrange(4, 40)):
+        at = T0 + number * draw.choice((10, 1000, MINUTE))
+        choice = draw.random()
+        earlier = draw.randrange(1, number + 1)
+        if choice < 0.7:
+            sequence += draw.choice((1, 1, 1, 1, 1, 2, 0))
+            promises = draw.choice(
+                (
+                    (),
+                    (),
+                    (),
+                    [PromisedEvidence("proof", None, at + 500)],
+                    [PromisedEvidence("verdicts", None, at + MINUTE)],
+                )
+            )
+            leaves.append(receipt_leaf(number, at=at, promises=promises, sequence=sequence or 1))
+        elif choice < 0.8:
+            leaves.append(late(earlier, at=at))
+        elif leaves:
+            leaves.append(random_verdict(draw, earlier, at))
+    return leaves
+
+
+VERDICTS = (
+    {},
+    {"source": Source.STATISTICAL},
+    {"outcome": Outcome.REFUTED, "reason": "content-mismatch"},
+    {"outcome": Outcome.UNKNOWN, "reason": "receipt-withheld"},
+)
+
+
+def random_verdict(draw: random.Random, number: int, at: int) -> bytes:
+    name = draw.choice(("node-a", "node-b", "node-c", "stranger"))
+    return verdict(number, node=name, at=at, **draw.choice(VERDICTS))
+
+
+def test_another_figure_is_noticed() -> None:
+    """A published coverage that says something else differs, and the same one does not."""
+    leaves = [leaf(number) for number in range(1, 9)]
+    own = counted(leaves).figures().publication(T0)
+    assert differences(own, counted(leaves).figures().publication(T0 + 5)) == []
+    assert differences(own, counted(leaves[:-1]).figures().publication(T0))
+
+
+def test_an_operator_publishes_epochs_that_anyone_can_check(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each epoch begins where the last ended, also after a restart; a false figure is found."""
+    issuer = Issuer("tests", SoftwareSigner(bytes(range(32))), False, 0)
+    signer = SoftwareSigner(bytes(reversed(range(32))))
+    folder = LogFolder.create(tmp_path / "log", LogDescription("log.example"), signer=signer)
+    state = folder.open_state()
+    appender = Appender.open(state, folder.tiles, origin="log.example", signer=signer)
+    now = [0.0]
+
+    def outbox() -> CoverageOutbox:
+        return CoverageOutbox(
+            folder, issuer, NodePolicy(), shown=tmp_path / "c.json", seconds=9, clock=lambda: now[0]
+        )
+
+    def issue(first: int, end: int) -> None:
+        leaves = [leaf(number) for number in range(first, end)]
+        state.accept([NewEntry(decode_leaf(data).receipt, data) for data in leaves])
+        appender.step()
+
+    source = outbox()
+    issue(1, 301)
+    assert source.follow(state) == 0
+    now[0] = 10
+    assert source.follow(state) == 1
+    appender.step()
+    now[0] = 20
+    assert source.follow(state) == 0
+    issue(301, 305)
+    source = outbox()
+    now[0] = 40
+    assert source.follow(state) == 1
+    appender.step()
+    root = TrustedRoot([issuer.trusted_key()])
+    (tmp_path / "root.json").write_bytes(root.to_json())
+    command = ["coverage", f"--log={tmp_path / 'log'}", f"--trusted-root={tmp_path / 'root.json'}"]
+    assert main([*command, "--check"]) == 0
+    shown = capsys.readouterr()
+    assert "OK: 2 published figures" in shown.err
+    assert "304 met" in shown.out
+    rendered = Metrics(coverage=tmp_path / "c.json").render().decode()
+    assert 'verispect_coverage_outcomes{outcome="met"} 4.0' in rendered
+    own = counted([leaf(1)]).figures().publication(T0)
+    lie = sign_envelope(
+        replace(own, met=own.met + 1).encode(),
+        content_type=COVERAGE_TYPE,
+        issuer="tests",
+        subject="x",
+        signer=issuer.signer,
+    )
+    state.accept([entry_of_leaf(SignedLeaf.of(lie).encode())])
+    appender.step()
+    assert main([*command, "--check", "--json"]) == 1
+    assert "met: 2 published, 1 counted" in capsys.readouterr().err
