@@ -24,7 +24,6 @@ from verispect.core.encoding import Digest, decode, encode, encode_content, sha2
 from verispect.core.envelope import SignedEnvelope
 from verispect.core.errors import Error
 from verispect.core.keys import KeyId
-from verispect.evidence.attestation import EvidenceClass
 from verispect.tlog.leaf import SignedLeaf, decode_leaf
 from verispect.tlog.publications import Coverage, CoverageRow, Refusal
 from verispect.tlog.receipt_leaf import LEAF_VERSION, RECEIPT_KIND, ReceiptLeaf
@@ -39,12 +38,9 @@ _ATTESTED: Final = (Claim.INPUT, Claim.OUTPUT, Claim.EXECUTION)
 _KINDS: Final = frozenset({"signature", "log", "verdicts", "proof"})
 _NAME_OF_PRESET: Final = {policy.digest(): name for name, policy in PRESETS.items()}
 _HARDWARE: Final = frozenset(
-    policy.digest()
-    for policy in PRESETS.values()
-    if Source.HARDWARE in policy.claims.get(Claim.EXECUTION, ())
-    and Source.ASSERTED not in policy.claims.get(Claim.EXECUTION, ())
-    and policy.attestation.accepted_classes == frozenset({EvidenceClass.HARDWARE})
+    digest for digest, name in _NAME_OF_PRESET.items() if "attested" in name.split("+")
 )
+"""Presets that demand hardware: those of the other two classes have names of their own."""
 
 
 class _Shown(NamedTuple):

@@ -8,7 +8,6 @@ once. The report is kept with the log's evidence, under the digest that the leaf
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -110,6 +109,6 @@ class CoverageOutbox:
         draft = self._shown.with_suffix(".draft")
         try:
             draft.write_text(json.dumps(decode_content(report)), encoding="utf-8")
-            os.replace(draft, self._shown)
+            draft.replace(self._shown)
         except OSError as error:
             raise StoreError("cannot show the coverage", reason=Reason.STORE_FAILED) from error
