@@ -304,3 +304,10 @@ def make_part(
         reason=None if judgement.reason is None else judgement.reason.value,
         dependencies=tuple(dependencies),
     )
+
+
+def make_parts(
+    state: GatewayState, records: Sequence[PartRecord], judged: Sequence[Judgement]
+) -> list[TransactionPart]:
+    """Return the leaves of all parts; blocks where one has references."""
+    return [make_part(state, records, index, each) for index, each in enumerate(judged)]

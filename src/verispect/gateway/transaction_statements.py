@@ -5,9 +5,9 @@ This module refuses to judge: outcomes are given to it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from verispect.appraisal.policy import PRESETS, SIGNED
 from verispect.core.envelope import sign_envelope
@@ -21,12 +21,21 @@ from verispect.core.transaction import (
     TransactionPart,
     TransactionStatement,
 )
+from verispect.gateway.errors import error_member
 from verispect.gateway.transaction_parts import PartRecord
 from verispect.ledger.log.sources import submit
-from verispect.ledger.transactions import StoredTransaction, receipts_since
+from verispect.ledger.transactions import StoredTransaction, TransactionState, receipts_since
 
 if TYPE_CHECKING:
     from verispect.gateway.state import GatewayState
+
+STATE_OF: Final = {
+    TransactionOutcome.COMMITTED: TransactionState.COMMITTED,
+    TransactionOutcome.FAILED: TransactionState.FAILED,
+    TransactionOutcome.ABORTED: TransactionState.ABORTED,
+    TransactionOutcome.PENDING: TransactionState.PENDING,
+}
+"""Where a transaction stands after its statement."""
 
 _KEY_DOMAIN: Final = b"transaction:"
 
@@ -112,3 +121,11 @@ def search_parts(receipts: Path, stored: StoredTransaction) -> list[PartRecord]:
     while len(ordered) in found and len(ordered) < MAX_PARTS:
         ordered.append(found[len(ordered)])
     return ordered
+
+
+async def attempt(work: Coroutine[Any, Any, None]) -> None:
+    """Await work that is tried again later where it fails; then it is logged under a number."""
+    try:
+        await work
+    except Exception as error:  # noqa: BLE001 - logged under a number, and tried again
+        error_member(error)

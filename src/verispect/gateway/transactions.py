@@ -13,9 +13,9 @@ import contextlib
 import hmac
 import os
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from verispect.appraisal.references import Link
 from verispect.appraisal.trusted_root import TrustedRoot
@@ -42,11 +42,13 @@ from verispect.gateway.transaction_parts import (
     PartRecord,
     judge,
     load_records,
-    make_part,
+    make_parts,
     own_trusted_root,
 )
 from verispect.gateway.transaction_statements import (
+    STATE_OF,
     TransactionListener,
+    attempt,
     outcome_of,
     publish,
     search_parts,
@@ -73,12 +75,6 @@ _JUDGE_EVERY: Final = 4
 _OPEN: Final = (TransactionState.OPEN,)
 _UNDECIDED: Final = (TransactionState.OPEN, TransactionState.PENDING)
 _UNJUDGED: Final = Judgement(PartOutcome.PENDING)
-_OUTCOMES: Final = {
-    TransactionOutcome.COMMITTED: TransactionState.COMMITTED,
-    TransactionOutcome.FAILED: TransactionState.FAILED,
-    TransactionOutcome.ABORTED: TransactionState.ABORTED,
-    TransactionOutcome.PENDING: TransactionState.PENDING,
-}
 
 
 class Transactions:
@@ -257,9 +253,9 @@ class Transactions:
         expected_parts: int | None = None,
     ) -> StoredTransaction:
         if any(record.links for record in records):
-            parts = await asyncio.to_thread(_make_parts, state, records, judged)
+            parts = await asyncio.to_thread(make_parts, state, records, judged)
         else:
-            parts = _make_parts(state, records, judged)
+            parts = make_parts(state, records, judged)
         outcome, failure = outcome_of(parts, failure)
         now = max(self.now(), stored.opened_at)
         pending = outcome is TransactionOutcome.PENDING
@@ -282,7 +278,7 @@ class Transactions:
             due_at=due_at,
         )
         decision = Decision(
-            state=_OUTCOMES[outcome],
+            state=STATE_OF[outcome],
             decided_at=now,
             envelope=sign_statement(state, statement),
             parts=encode_parts(parts),
@@ -370,11 +366,11 @@ class Transactions:
         one waiting.
         """
         for identifier in await asyncio.to_thread(self.store.expired, self.now()):
-            await _try(self._expire(state, identifier))
+            await attempt(self._expire(state, identifier))
         for identifier in await asyncio.to_thread(self.store.pending) if judge_pending else ():
-            await _try(self._judge_again(state, identifier))
+            await attempt(self._judge_again(state, identifier))
         for final in await asyncio.to_thread(self.store.unannounced):
-            await _try(self._announce(state, final))
+            await attempt(self._announce(state, final))
 
     async def _expire(self, state: GatewayState, identifier: bytes) -> None:
         stored = await asyncio.to_thread(self.store.find, identifier)
@@ -406,16 +402,3 @@ class Transactions:
 
 
 _HEX: Final = frozenset("0123456789abcdef")
-
-
-async def _try(work: Coroutine[Any, Any, None]) -> None:
-    try:
-        await work
-    except Exception as error:  # noqa: BLE001 - logged under a number, and tried again
-        error_member(error)
-
-
-def _make_parts(
-    state: GatewayState, records: Sequence[PartRecord], judged: Sequence[Judgement]
-) -> list[TransactionPart]:
-    return [make_part(state, records, index, each) for index, each in enumerate(judged)]
