@@ -245,3 +245,14 @@ def test_a_chain_with_a_directory_outlives_the_process(tmp_path):
     assert again.balance(again.payee) == AMOUNT
     found = ChainSettlement(again.facilitator_signer).look(payment, AMOUNT)
     assert found.standing is Standing.PAID
+
+
+def test_a_burst_does_not_run_ahead_of_the_clock(tmp_path):
+    """Many blocks share a second, so that payments do not expire because there are many."""
+    clock = int(time.time())
+    world = DevelopmentChain(tmp_path, now=lambda: clock)
+    for _ in range(20):
+        world.mint(world.payee, 1)
+    assert world.chain.head().time == clock
+    again = DevelopmentChain(tmp_path, now=lambda: clock)
+    assert again.chain.head() == world.chain.head()

@@ -25,6 +25,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+from eth.vm.forks import PragueVM
 from eth_account import Account
 from eth_tester import EthereumTester, PyEVMBackend
 from eth_tester.exceptions import TransactionFailed
@@ -57,6 +58,21 @@ Genesis: TypeAlias = Mapping[bytes, Mapping[str, Any]]
 """For each address its `balance`, `nonce`, `code` and `storage` in the first block."""
 
 
+class _UnhurriedVM(PragueVM):  # type: ignore[misc]
+    """Prague, with many blocks in a second, as rollups have them.
+
+    With a second for each block, a burst of payments would run ahead of the clock by which their
+    payers say until when they hold.
+    """
+
+    @classmethod
+    def validate_header(cls, header: Any, parent_header: Any) -> None:
+        """Check a header, whose time may be its parent's."""
+        if parent_header is not None and header.timestamp == parent_header.timestamp:
+            header = header.copy(timestamp=header.timestamp + 1)
+        super().validate_header(header, parent_header)
+
+
 class _DeterministicBackend(PyEVMBackend):  # type: ignore[misc]
     """py-evm whose blocks depend on nothing but their transactions and the times given."""
 
@@ -64,7 +80,9 @@ class _DeterministicBackend(PyEVMBackend):  # type: ignore[misc]
         super().__init__(
             genesis_parameters=PyEVMBackend.generate_genesis_params({"timestamp": GENESIS_TIME}),
             genesis_state=genesis,
+            vm_configuration=None if genesis is None else ((0, _UnhurriedVM),),
         )
+        self._step = 1 if genesis is None else 0
 
     def set_next_time(self, seconds: int) -> None:
         """Give the block that comes next its time."""
@@ -74,7 +92,7 @@ class _DeterministicBackend(PyEVMBackend):  # type: ignore[misc]
     def next_time(self) -> int:
         """The earliest time that the next block may have."""
         parent = self.chain.get_canonical_block_header_by_number(self.chain.header.block_number - 1)
-        return int(parent.timestamp) + 1
+        return int(parent.timestamp) + self._step
 
     def mine_blocks(self, num_blocks: int = 1, coinbase: bytes = bytes(20)) -> tuple[bytes, ...]:
         """Finish blocks, as the parent class, but with no randomness in them."""
@@ -95,7 +113,8 @@ class DevelopmentProvider(BaseProvider):
         directory: where the journal is kept; without one the chain ends with the process.
         now: seconds since 1970, for the times of blocks.
         genesis: what the first block holds, where it is more than eth-tester's accounts. A journal
-            is opened only with the genesis that it began with.
+            is opened only with the genesis that it began with. Such a chain makes any number of
+            blocks in a second.
     """
 
     def __init__(
