@@ -613,4 +613,31 @@ def policy_cases() -> Iterator[Case]:
     yield refused(
         "source-unstated", "unstated never suffices", policy(claims='model = ["unstated"]')
     )
+    nested = (
+        '{ any_of = ["proven", { all_of = ["asserted", { source = "logged", witnesses = 2 }] }] }'
+    )
+    text = policy(claims=f"execution = {nested}")
+    digest = AssurancePolicy.from_toml(text).digest().hex()
+    given = {"policy": text, "digest": digest}
+    yield ("accept-nested", "alternatives, each of several sources", given, *ACCEPTED)
+    named = 'execution = { use = "strong" }\n[requirements]\n'
+    for name, claims, reason in (
+        ("cycle", named + 'strong = { use = "strong" }', "policy-cycle"),
+        ("use-unknown", named + 'stronger = ["proven"]', "malformed-policy"),
+        (
+            "contradictory-class",
+            'execution = [{ source = "hardware", classes = ["software"] }]',
+            "policy-contradictory",
+        ),
+        ("deep", "execution = " + "{ any_of = [" * 10 + '"proven"' + "] }" * 10, "too-deep"),
+        ("atoms-10000", "execution = [" + '"proven", ' * 10_000 + "]", "too-large"),
+        ("condition-misplaced", 'model = [{ source = "proven", nodes = 2 }]', "malformed-policy"),
+        (
+            "more-nodes-than-names",
+            'model = [{ source = "reexecuted", nodes = 2, nodes_among = ["a"] }]',
+            "malformed-policy",
+        ),
+        ("all-of-nothing", "model = { all_of = [] }", "malformed-policy"),
+    ):
+        yield (name, "refused", {"policy": policy(claims=claims)}, "malformed", reason)
     yield refused("source-refuted", "refuted never suffices", policy(claims='model = ["refuted"]'))

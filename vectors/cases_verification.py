@@ -343,6 +343,14 @@ def _model_and_policy() -> Iterator[Case]:
         yield _case(
             f"policy-{claim}", "not what a signature shows", no, "policy-unmet", policy=text
         )
+    unknown = policy(claims='model = [{ source = "asserted", roots = ["elsewhere.example"] }]')
+    yield _case(
+        "policy-root-unknown",
+        "the policy names an issuer that the root does not list",
+        "undetermined",
+        "policy-root-unknown",
+        policy=unknown,
+    )
     text = policy(claims='model = ["asserted"]\nexecution = ["proven", "reexecuted"]')
     yield _case("policy-proven", "asserted does not suffice", no, "policy-unmet", policy=text)
     empty = trusted_root(issuerKeys=[])

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Any, Final
 
-from verispect.appraisal.policy import PRESETS
+from verispect.appraisal.policy import AssurancePolicy, expand, is_sum_of_presets
 from verispect.appraisal.service_history import SERVICE_PARTS, SERVICE_PREFIX
 from verispect.appraisal.transcript import MAX_ANSWER_BYTES, Answer, read_json, tensor_content
 from verispect.appraisal.verifier import Expected
@@ -133,7 +133,7 @@ def _read(body: dict[str, Any]) -> AskedRequest:
     if isinstance(body.get("inputs"), list):
         return _read_tensors(body["inputs"])
     word = body.get("assurance")
-    preset = PRESETS.get(word) if isinstance(word, str) else None
+    asked = _asked_policy(word)
     uncompared: list[str] = []
     if "messages" in body:
         parts = _chat_parts(body)
@@ -154,9 +154,15 @@ def _read(body: dict[str, Any]) -> AskedRequest:
         frozenset(absent - parts.keys()),
         {**_settings(body), **parameters},
         body["model"],
-        preset.digest() if preset else None,
+        asked.digest() if asked else None,
         uncompared,
     )
+
+
+def _asked_policy(word: Any) -> AssurancePolicy | None:
+    if isinstance(word, dict):
+        return AssurancePolicy.from_document(word)
+    return expand(word) if isinstance(word, str) and is_sum_of_presets(word) else None
 
 
 def _chat_parts(body: Mapping[str, Any]) -> dict[Part, Any]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from verispect.core.claims import Claim
+from verispect.core.claims import Claim, ClaimSources, Source
 from verispect.core.encoding import Digest
 from verispect.core.errors import Reason
 from verispect.core.receipt import EvidenceEntry
@@ -20,6 +20,7 @@ from verispect.core.statement import PromisedEvidence
 from verispect.evidence.interface import Check, CheckStatus, EvidenceKind
 
 _SIGNATURE: Final = "signature"
+_COMPUTED: Final = (Claim.MODEL, Claim.INPUT, Claim.OUTPUT, Claim.EXECUTION)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,25 @@ def check_late(
             )
         ]
     return []
+
+
+_MAY_SHOW: Final[Mapping[str, ClaimSources]] = {
+    "log": dict.fromkeys((Claim.LOGGED, Claim.TIME), frozenset({Source.LOGGED})),
+    "verdicts": dict.fromkeys(_COMPUTED, frozenset({Source.REEXECUTED, Source.STATISTICAL})),
+    "proof": dict.fromkeys(_COMPUTED, frozenset({Source.PROVEN})),
+}
+_ANYTHING: Final[ClaimSources] = dict.fromkeys(
+    Claim, frozenset(Source) - {Source.UNSTATED, Source.REFUTED}
+)
+
+
+def may_show(missing: Sequence[PromisedEvidence]) -> ClaimSources:
+    """Return the sources that evidence which is not here yet may add; an unknown kind, any."""
+    result: dict[Claim, frozenset[Source]] = {}
+    for promise in missing:
+        for claim, sources in _MAY_SHOW.get(promise.kind, _ANYTHING).items():
+            result[claim] = result.get(claim, frozenset()) | sources
+    return result
 
 
 def check_pending(unmet: Sequence[Claim], missing: Sequence[PromisedEvidence]) -> Check | None:

@@ -28,6 +28,16 @@ class Verdict(StrEnum):
     UNDETERMINED = "undetermined"
 
 
+class Outcome(StrEnum):
+    """Whether the required assurance was delivered: what enforcement acts on."""
+
+    MET = "met"
+    PENDING = "pending"
+    """Promised evidence that would meet it is not due yet; ask again."""
+    FAILED = "failed"
+    """Everything else: refused, overdue, or nobody could tell."""
+
+
 _DECISIVE: Final = {
     Verdict.REFUSED: CheckStatus.FAILED,
     Verdict.UNDETERMINED: CheckStatus.UNKNOWN,
@@ -58,6 +68,16 @@ class AttestationResult:
         """The reason of the check that decided; `None` where the verdict is verified."""
         return None if self.verdict is Verdict.VERIFIED else self.decisive_check().reason
 
+    @property
+    def outcome(self) -> Outcome:
+        """Met, pending until the deadline of what was promised, or failed."""
+        if self.verdict is Verdict.VERIFIED:
+            return Outcome.MET
+        unknown = {each.reason for each in self.checks if each.status is CheckStatus.UNKNOWN}
+        if self.verdict is Verdict.UNDETERMINED and unknown == {Reason.EVIDENCE_PENDING}:
+            return Outcome.PENDING
+        return Outcome.FAILED
+
     def decisive_check(self) -> Check:
         """Return the first check that failed, or, where none could tell, the first of those.
 
@@ -74,6 +94,7 @@ class AttestationResult:
         """Return the JSON view, the same for the command line, the explorer and vectors."""
         return {
             "verdict": self.verdict.value,
+            "outcome": self.outcome.value,
             "reason": self.reason.value if self.reason else None,
             "receiptId": self.receipt_id.hex(),
             "policy": {"name": self.policy_name, "digest": self.policy_digest.hex()},

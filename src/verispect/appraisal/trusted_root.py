@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from verispect.appraisal.attestation_trust import NO_ATTESTATION, AttestationTrust
+from verispect.appraisal.requirement import Atom
+from verispect.core.claims import Source
 from verispect.core.encoding import DIGEST_BYTES, Digest, from_hex
 from verispect.core.errors import Error, MalformedError, Reason
 from verispect.core.keys import KeyId, PublicKey
@@ -69,6 +71,28 @@ class TrustedRoot:
     def reference_values(self, technology: str) -> Mapping[str, frozenset[str]]:
         """Return the accepted measurements of a technology by register; none unless stated."""
         return self.attestation.measurements.get(technology, {})
+
+    def lists_roots_of(self, atom: Atom) -> bool:
+        """Tell whether every trust root that an atom of a policy names is listed here."""
+        log = self.log_trust
+        anchors = self.attestation.anchors
+        known: set[str] = set()
+        if atom.source is Source.ASSERTED:
+            known = {each.issuer for each in self.issuer_keys}
+        elif atom.source is Source.LOGGED:
+            known = {each.origin for each in log.logs}
+        elif atom.source is Source.HARDWARE:
+            technologies = {*self.attestation.vendors, *(each.technology for each in anchors)}
+            known = technologies | {
+                anchor.label
+                for technology in technologies
+                for anchor in self.attestation_anchors(technology)
+            }
+        return (
+            atom.roots <= known
+            and atom.nodes_among <= {each.name for each in log.nodes.nodes}
+            and atom.witnesses_among <= {each.name for each in log.witnesses.witnesses}
+        )
 
     def accepted_model(self, model_id: Digest) -> AcceptedModel | None:
         """Return the reference value with this digest, if there is one."""

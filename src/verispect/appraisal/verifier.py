@@ -23,6 +23,7 @@ from verispect.appraisal.promises import (
     check_pending,
     describe_pending,
     match_promises,
+    may_show,
 )
 from verispect.appraisal.result import _GUARD, AttestationResult, Verdict, VerifiedReceipt
 from verispect.appraisal.service_history import check_service
@@ -44,6 +45,11 @@ from verispect.evidence.signature import OPERATOR_READS
 
 CLOCK_SKEW_MILLISECONDS: Final = 60_000
 """How far ahead of the verifier's time an issuer's clock may be."""
+
+
+_OUR_OWN_ROOTS: Final = frozenset(
+    {Reason.TRUSTED_ROOT_EMPTY, Reason.TRUSTED_ROOT_STALE, Reason.POLICY_ROOT_UNKNOWN}
+)
 
 
 class Verifier:
@@ -91,7 +97,7 @@ class Verifier:
         reason = decisive.reason or Reason.POLICY_UNMET
         if result.verdict is Verdict.REFUSED:
             raise VerificationError(decisive.detail, reason=reason)
-        if reason in (Reason.TRUSTED_ROOT_EMPTY, Reason.TRUSTED_ROOT_STALE):
+        if reason in _OUR_OWN_ROOTS:
             raise TrustError(decisive.detail, reason=reason)
         raise UnsupportedError(decisive.detail, reason=reason)
 
@@ -117,7 +123,7 @@ class Verifier:
         checks: list[Check] = []
         not_covered: list[str] = []
         # 1. Our own side first: a root that is empty or stale cannot tell anything.
-        checks.append(_check_trusted_root(self._trusted_root, now))
+        checks.append(_check_trusted_root(self._trusted_root, policy, now))
         # 2. The signature, then every other piece of evidence, each bound to this statement.
         context = EvidenceContext(
             receipt, None, self._trusted_root, now, policy.attestation, opened
@@ -145,9 +151,16 @@ class Verifier:
         if Source.HARDWARE in claims[Claim.CONFIDENTIALITY]:
             not_covered = [line for line in not_covered if line != OPERATOR_READS]
         missing = match_promises(statement.evidence, receipt.evidence, self._kinds).missing
-        if not failed and (pending := check_pending(policy.unmet(claims), missing)):
-            checks.append(pending)
-        checks.append(_check_policy(policy, claims))
+        signed_at = statement.signed_at
+        unmet = policy.unmet(claims, believed, signed_at=signed_at)
+        hope = may_show(missing)
+        # What even the evidence to come cannot show is no, not later.
+        if not failed and not policy.unmet(
+            claims, believed, signed_at=signed_at, possible=hope, now=now
+        ):
+            pending = check_pending(unmet, missing)
+            checks += [pending] if pending else []
+        checks.append(_check_policy(policy, claims, unmet))
         if failed:
             not_covered.append("every claim: a check failed, so none counts")
         not_covered += _uncovered(claims, statement, opened, failed=failed)
@@ -232,7 +245,7 @@ def _nothing_checked(name: str) -> Check:
     return _failed(name, "this kind of evidence made no check", Reason.EVIDENCE_INVALID)
 
 
-def _check_trusted_root(root: TrustedRoot, now: int) -> Check:
+def _check_trusted_root(root: TrustedRoot, policy: AssurancePolicy, now: int) -> Check:
     name = "trusted-root"
     if not root.issuer_keys:
         detail = "the trusted root lists no issuer key"
@@ -240,6 +253,9 @@ def _check_trusted_root(root: TrustedRoot, now: int) -> Check:
     if root.expires_at is not None and now >= root.expires_at:
         detail = "the trusted root has expired"
         return Check(name, CheckStatus.UNKNOWN, detail, Reason.TRUSTED_ROOT_STALE)
+    if policy.names_roots and not all(root.lists_roots_of(atom) for atom in policy.atoms()):
+        detail = "the policy names a trust root that the trusted root does not list"
+        return Check(name, CheckStatus.UNKNOWN, detail, Reason.POLICY_ROOT_UNKNOWN)
     return _passed(name, "present and current")
 
 
@@ -304,13 +320,13 @@ def _check_model(
     return _passed("model", f"{identity.label}, {known}")
 
 
-def _check_policy(policy: AssurancePolicy, claims: ClaimSources) -> Check:
+def _check_policy(policy: AssurancePolicy, claims: ClaimSources, unmet: list[Claim]) -> Check:
     if policy.is_empty():
         return _failed("policy", "a policy that requires nothing denies", Reason.POLICY_EMPTY)
     if _REFUTED in claims.values():
         refuted = ", ".join(claim.value for claim in Claim if claims[claim] == _REFUTED)
         return _failed("policy", f"evidence refutes {refuted}", Reason.EVIDENCE_REFUTES)
-    if unmet := policy.unmet(claims):
+    if unmet:
         words = ", ".join(claim.value for claim in unmet)
         return _failed("policy", f"not met for {words}", Reason.POLICY_UNMET)
     return _passed("policy", f"{policy.name} is met")

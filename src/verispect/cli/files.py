@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from verispect.appraisal.policy import PRESETS, AssurancePolicy
+from verispect.appraisal.policy import PRESETS, AssurancePolicy, expand, is_sum_of_presets
 from verispect.appraisal.transcript import MEMBER, read_answer
 from verispect.appraisal.trusted_root import TrustedRoot
 from verispect.core.errors import MalformedError, Reason, StoreError
@@ -80,8 +80,8 @@ def read_policy(name: str) -> AssurancePolicy:
         StoreError: `store-failed` where it is neither.
         MalformedError: `malformed-policy`.
     """
-    if name in PRESETS:
-        return PRESETS[name]
+    if is_sum_of_presets(name):
+        return expand(name)
     try:
         text = read_file(Path(name)).decode()
     except StoreError as error:
@@ -91,6 +91,8 @@ def read_policy(name: str) -> AssurancePolicy:
         ) from error
     except UnicodeDecodeError as error:
         raise MalformedError("the policy is not UTF-8", reason=Reason.MALFORMED_POLICY) from error
+    if text.lstrip().startswith("{"):
+        return AssurancePolicy.from_json(text)
     return AssurancePolicy.from_toml(text)
 
 

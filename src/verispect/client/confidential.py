@@ -54,7 +54,7 @@ _BY_EVIDENCE: Final = frozenset({Source.HARDWARE, Source.PROVEN})
 
 def requires_attestation(policy: AssurancePolicy) -> bool:
     """Tell whether some claim of a policy is met by attestation evidence, or a proof, only."""
-    return any(sources and sources <= _BY_EVIDENCE for sources in policy.claims.values())
+    return bool(policy.needs_beyond(frozenset(Source) - _BY_EVIDENCE)) and not policy.is_empty()
 
 
 @dataclass(frozen=True, slots=True)

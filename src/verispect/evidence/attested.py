@@ -45,7 +45,12 @@ from verispect.evidence.bindings.key_v1 import KEY_V1
 from verispect.evidence.bindings.registry import binding_profile
 from verispect.evidence.checks import Check, CheckStatus
 from verispect.evidence.code_registers import name_code
-from verispect.evidence.interface import EvidenceAppraisal, EvidenceContext, TrustAnchors
+from verispect.evidence.interface import (
+    EvidenceAppraisal,
+    EvidenceContext,
+    EvidenceFacts,
+    TrustAnchors,
+)
 
 MAX_FILES: Final = 16
 MAX_MEMBERS: Final = 16
@@ -164,7 +169,22 @@ class AttestedKey:
             exposed = _why_not_confidential(context, members)
             claims = CLAIMS if exposed else CONFIDENTIAL_CLAIMS
             not_covered.append(f"{self.name}: {exposed or _STILL_SEEN}")
-        return EvidenceAppraisal(checks, claims, not_covered, found)
+        facts = EvidenceFacts(
+            established_at=entry.collected_at,
+            roots=self._roots(context.anchors, found),
+            tcb_status=appraisal.tcb_status,
+            per_inference=entry.profile == INFERENCE_V1.name,
+        )
+        return EvidenceAppraisal(checks, claims, not_covered, found, facts)
+
+    def _roots(self, anchors: TrustAnchors, found: EvidenceClass | None) -> frozenset[str]:
+        """Return the names it goes back to: the technology, and the anchor where it must be one."""
+        labels = {
+            each.label
+            for each in anchors.attestation_anchors(self.name)
+            if each.evidence_class is found
+        }
+        return frozenset({self.name} | (labels if len(labels) == 1 else set()))
 
     def _appraise(
         self, context: EvidenceContext, entry: EvidenceEntry

@@ -26,6 +26,8 @@ from verispect.evidence.attestation import (
 )
 from verispect.evidence.checks import Check as Check  # Kinds import it from here.
 from verispect.evidence.checks import CheckStatus as CheckStatus
+from verispect.evidence.facts import NO_FACTS as NO_FACTS
+from verispect.evidence.facts import EvidenceFacts as EvidenceFacts
 from verispect.evidence.log_trust import LogTrust
 
 
@@ -91,6 +93,8 @@ class EvidenceAppraisal:
     """What this kind of evidence never shows, in words; always shown."""
     evidence_class: EvidenceClass | None = None
     """Of attestation evidence, what stands behind the anchor that verified."""
+    facts: EvidenceFacts = NO_FACTS
+    """What a policy may ask about it; a fact that is not here satisfies nothing."""
 
 
 class EvidenceKind(Protocol):

@@ -21,6 +21,7 @@ from verispect.evidence.interface import (
     CheckStatus,
     EvidenceAppraisal,
     EvidenceContext,
+    EvidenceFacts,
     TrustAnchors,
 )
 from verispect.tlog.cosignature import MAX_CLOCK_SKEW_SECONDS
@@ -48,6 +49,7 @@ class LogInclusion:
     leaf: ReceiptLeaf
     origin: str
     witnesses: int
+    witness_names: frozenset[str]
     seen_at: int | None
     """Milliseconds: the statement was public by then, unless k witnesses lie; `None` without any
     witness."""
@@ -109,7 +111,8 @@ def verify_log_evidence(
         raise VerificationError(
             "witnesses saw the statement before it was signed", reason=Reason.TIMES_INCONSISTENT
         )
-    return LogInclusion(leaf, origin, len(included.cosignatures), seen_at)
+    names = frozenset(each.witness.name for each in included.cosignatures)
+    return LogInclusion(leaf, origin, len(included.cosignatures), names, seen_at)
 
 
 def witnessed_at(context: EvidenceContext) -> int | None:
@@ -159,7 +162,12 @@ class LogInclusionEvidence:
             not_covered.append(f"time: witnesses saw the statement {gap // 1000} s after its time")
         else:
             claims[Claim.TIME] = _LOGGED
-        return EvidenceAppraisal(checks, claims, not_covered)
+        facts = EvidenceFacts(
+            established_at=found.seen_at,
+            witnesses=found.witness_names,
+            roots=frozenset({found.origin}),
+        )
+        return EvidenceAppraisal(checks, claims, not_covered, facts=facts)
 
 
 _LOGGED: Final = frozenset({Source.LOGGED})

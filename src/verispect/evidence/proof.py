@@ -26,7 +26,7 @@ from verispect.core.errors import (
 from verispect.core.receipt import EvidenceEntry
 from verispect.evidence.bindings.inference_v1 import inference_digest
 from verispect.evidence.checks import Check, CheckStatus
-from verispect.evidence.interface import EvidenceAppraisal, EvidenceContext
+from verispect.evidence.interface import EvidenceAppraisal, EvidenceContext, EvidenceFacts
 
 if TYPE_CHECKING:
     from verispect.proof.provable import ProvableModel
@@ -130,7 +130,9 @@ class ProofEvidence:
             not_covered.append(_HIDES_NOTHING)
         if clipped:
             not_covered.append(f"proof: {clipped} input values lay outside the range, clipped")
-        return EvidenceAppraisal(checks, CLAIMS, not_covered)
+        mode = "zero-knowledge" if model.budget else "succinct"
+        facts = EvidenceFacts(established_at=entry.collected_at, proof_mode=mode)
+        return EvidenceAppraisal(checks, CLAIMS, not_covered, facts=facts)
 
 
 def _passed(step: str, detail: str) -> Check:

@@ -15,6 +15,7 @@ from verispect.evidence.interface import (
     CheckStatus,
     EvidenceAppraisal,
     EvidenceContext,
+    EvidenceFacts,
     IssuerKey,
 )
 from verispect.evidence.log_inclusion import witnessed_at
@@ -57,7 +58,8 @@ class SignatureEvidence:
         key_check = _check_key(trusted, envelope.issuer, context)
         checks.append(key_check)
         passed = key_check.status is CheckStatus.PASSED
-        return EvidenceAppraisal(checks, CLAIMS if passed else {}, NOT_COVERED)
+        facts = EvidenceFacts(roots=frozenset({envelope.issuer}))
+        return EvidenceAppraisal(checks, CLAIMS if passed else {}, NOT_COVERED, facts=facts)
 
 
 def _refused(name: str, detail: str, reason: Reason) -> EvidenceAppraisal:

@@ -11,7 +11,7 @@ the receipt's status up in the log.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from verispect.core.claims import Claim, Source
@@ -19,7 +19,13 @@ from verispect.core.encoding import decode, encode
 from verispect.core.envelope import SignedEnvelope, open_envelope
 from verispect.core.errors import Error, MalformedError, Reason, VerificationError
 from verispect.core.receipt import EvidenceEntry
-from verispect.evidence.interface import Check, CheckStatus, EvidenceAppraisal, EvidenceContext
+from verispect.evidence.interface import (
+    Check,
+    CheckStatus,
+    EvidenceAppraisal,
+    EvidenceContext,
+    EvidenceFacts,
+)
 from verispect.tlog.leaf import SignedLeaf
 from verispect.tlog.status import REEXECUTION_SOURCES
 from verispect.tlog.status_table import MAX_NODES, NodePolicy
@@ -63,10 +69,11 @@ class VerdictsEvidence:
         assert context.entry is not None  # The verifier asks a kind about its own entry only.
         nodes = context.anchors.log_trust.nodes
         try:
-            verdicts = _verify(context, nodes)
+            by_node = _verify(context, nodes)
         except Error as error:
             check = Check("verdicts:nodes", CheckStatus.FAILED, error.message, error.reason)
             return EvidenceAppraisal([check], {}, NOT_COVERED)
+        verdicts = list(by_node.values())
         claims = {claim: _sources(claim, verdicts, nodes.threshold) for claim in Claim}
         shown = {claim: sources for claim, sources in claims.items() if sources}
         refuted = [claim.value for claim, sources in shown.items() if Source.REFUTED in sources]
@@ -81,13 +88,20 @@ class VerdictsEvidence:
         detail = f"{len(verdicts)} listed nodes, {nodes.threshold} required"
         if refuted:
             detail += f"; refuted: {', '.join(refuted)}"
-        return EvidenceAppraisal(
-            [Check("verdicts:nodes", CheckStatus.PASSED, detail)], shown, NOT_COVERED
+        facts = EvidenceFacts(
+            established_at=max(each.verified_at for each in verdicts),
+            affirming={
+                (claim, source): _affirming(claim, source, by_node)
+                for claim, sources in shown.items()
+                for source in sources & REEXECUTION_SOURCES
+            },
         )
+        check = Check("verdicts:nodes", CheckStatus.PASSED, detail)
+        return EvidenceAppraisal([check], shown, NOT_COVERED, facts=facts)
 
 
-def _verify(context: EvidenceContext, nodes: NodePolicy) -> list[NodeVerdict]:
-    """Return the verdicts of distinct listed nodes on this receipt.
+def _verify(context: EvidenceContext, nodes: NodePolicy) -> dict[str, NodeVerdict]:
+    """Return the verdicts of distinct listed nodes on this receipt, by the node's name.
 
     1. The body is of its form; each verdict is on this receipt.
     2. Each that counts is signed by a listed node; others are ignored.
@@ -107,13 +121,22 @@ def _verify(context: EvidenceContext, nodes: NodePolicy) -> list[NodeVerdict]:
             by_node.setdefault(node.name, []).append(verdict)
     if not by_node:
         raise VerificationError("no listed node signed", reason=Reason.VERDICTS_MISSING)
-    return [_weightiest(each) for each in by_node.values()]
+    return {name: _weightiest(each) for name, each in by_node.items()}
 
 
 def _weightiest(verdicts: Sequence[NodeVerdict]) -> NodeVerdict:
     return max(
         verdicts,
         key=lambda each: any(found.outcome is Outcome.REFUTED for found in each.findings),
+    )
+
+
+def _affirming(claim: Claim, source: Source, by_node: Mapping[str, NodeVerdict]) -> frozenset[str]:
+    wanted = (claim, Outcome.AFFIRMED, source)
+    return frozenset(
+        name
+        for name, verdict in by_node.items()
+        if any((found.claim, found.outcome, found.source) == wanted for found in verdict.findings)
     )
 
 
