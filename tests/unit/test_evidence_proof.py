@@ -20,7 +20,14 @@ from verispect.core.statement import InferenceStatement
 from verispect.evidence.bindings.inference_v1 import inference_digest
 from verispect.evidence.checks import CheckStatus
 from verispect.evidence.interface import EvidenceAppraisal, EvidenceContext
-from verispect.evidence.proof import MAX_ROWS, ProofBody, ProofEvidence, proof_context, proof_entry
+from verispect.evidence.proof import (
+    MAX_ROWS,
+    ProofBody,
+    ProofEvidence,
+    proof_context,
+    proof_entry,
+    proof_salt,
+)
 from verispect.models.integer_model import register_integer
 from verispect.models.registry import ModelRegistry
 from verispect.proof.exchange import (
@@ -84,7 +91,8 @@ def proven(tmp_path_factory: pytest.TempPathFactory) -> Proven:
         commitments={part: opening.commitment() for part, opening in opened.items()},
     )
     context = proof_context([inference_digest(SUBJECT, statement)])
-    made = prove(prover, integers, mode=Mode.SUCCINCT, context=context)
+    salt = proof_salt(opened[Part.EFFECTIVE_INPUT].salt, opened[Part.OUTPUT].salt)
+    made = prove(prover, integers, mode=Mode.SUCCINCT, context=context, salt=salt)
     body = ProofBody(made.proof.encode(), outputs.astype("<i8").tobytes())
     entry = proof_entry(body, manifest=manifest, model=provable.encode(), collected_at=1)
     return Proven(statement, opened, entry, manifest, provable.encode())

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from verispect.core.encoding import decode
 from verispect.core.errors import EngineError, Reason, StoreError
-from verispect.ledger.proof_jobs import MAX_ATTEMPTS, JobState, ProofJobs
+from verispect.core.receipt import EvidenceEntry
+from verispect.ledger.proof_jobs import MAX_ATTEMPTS, JobState, MadeProof, ProofJobs
 
 FIRST, SECOND = bytes(16), bytes([1] * 16)
 FAILURE = EngineError("the prover ended", reason=Reason.ENGINE_FAILED)
@@ -23,6 +25,7 @@ def prepare(queue, inference_id=FIRST, due_at=1000, *, release=True):
         inference_id,
         model="m",
         context=bytes(32),
+        salt=bytes(32),
         rows=1,
         input_octets=b"input",
         due_at=due_at,
@@ -30,6 +33,9 @@ def prepare(queue, inference_id=FIRST, due_at=1000, *, release=True):
     )
     if release:
         queue.release(inference_id)
+
+
+MADE = MadeProof(b"proof", b"manifest", b"model", 7)
 
 
 def test_job_runs_only_after_its_receipt(jobs):
@@ -53,16 +59,36 @@ def test_finished_job_keeps_evidence_and_drops_input(jobs):
     """What was asked leaves the disk when the proof is there."""
     prepare(jobs)
     jobs.take(2)
-    jobs.finish(FIRST, b"entry", 3)
+    jobs.finish(MADE, {FIRST: b"outputs"}, 3)
     job = jobs.find(FIRST)
-    assert (job.state, job.entry, job.input, job.progress) == (JobState.DONE, b"entry", b"", 1)
+    assert (job.state, job.input, job.salt, job.progress) == (JobState.DONE, b"", b"", 1)
+    entry = EvidenceEntry.from_row(decode(job.entry))
+    assert entry.collected_at == 7
+    assert decode(entry.body) == {"proof": b"proof", "outputs": b"outputs"}
+
+
+def test_a_shared_proof_is_kept_once(jobs):
+    """Jobs of one model are taken together; those tried before, of others or too long are not."""
+    third = bytes([2] * 16)
+    for inference_id in (FIRST, SECOND, third):
+        prepare(jobs, inference_id)
+    first = jobs.take(2)
+    assert jobs.take_alike("another", most=8, rows=8) == []
+    assert jobs.take_alike("m", most=8, rows=0) == []
+    (second,) = jobs.take_alike("m", most=1, rows=8)
+    assert jobs.cancel(second.inference_id, 3)
+    jobs.finish(MADE, {first.inference_id: b"1", second.inference_id: b"2"}, 4)
+    assert jobs.counts() == {"done": 1, "cancelled": 1, "queued": 1}
+    assert jobs.take(4).inference_id == third
+    jobs.fail(third, FAILURE, 5)
+    assert jobs.take_alike("m", most=8, rows=8) == []
 
 
 def test_proof_after_the_deadline_is_late(jobs):
     """A promise is kept by its deadline or not at all."""
     prepare(jobs, due_at=10)
     jobs.take(9)
-    jobs.finish(FIRST, b"entry", 11)
+    jobs.finish(MADE, {FIRST: b"outputs"}, 11)
     assert jobs.find(FIRST).state is JobState.LATE
     prepare(jobs, SECOND, due_at=10)
     assert jobs.take(11) is None
@@ -97,7 +123,7 @@ def test_cancelled_job_reports_that_it_is(jobs):
     assert jobs.find(FIRST).progress == 0.5
     assert jobs.cancel(FIRST, 3)
     assert not jobs.report(FIRST, 0.6)
-    jobs.finish(FIRST, b"entry", 4)
+    jobs.finish(MADE, {FIRST: b"outputs"}, 4)
     assert jobs.find(FIRST).state is JobState.CANCELLED
     assert not jobs.cancel(FIRST, 5)
 

@@ -36,6 +36,7 @@ PROFILE: Final = "verispect/proof-v1"
 MAX_ROWS: Final = 256
 
 _DOMAIN: Final = b"verispect/proof-v1\x00"
+_SALT_DOMAIN: Final = b"verispect/proof-salt-v1\x00"
 _PROVEN: Final = frozenset({Source.PROVEN})
 CLAIMS: Final[ClaimSources] = dict.fromkeys(
     (Claim.MODEL, Claim.INPUT, Claim.OUTPUT, Claim.EXECUTION), _PROVEN
@@ -45,16 +46,29 @@ NOT_COVERED: Final = (
     "proof: when the computation ran",
     "proof: secrecy of input and output from whoever holds the openings",
 )
+_SHOWS_OTHERS: Final = (
+    "proof: secrecy of input and output from the callers whose requests share it: mode succinct"
+)
 _HIDES_NOTHING: Final = "proof: secrecy of the weights: mode succinct does not hide them"
 
 
 def proof_context(digests: Sequence[Digest]) -> Digest:
-    """Return the context of a proof about these inferences, in order.
+    """Return the context of one request of a proof, about these inferences, in order.
 
     Args:
         digests: of each inference, as `inference_digest` gives it.
     """
     return sha256(_DOMAIN + encode([bytes(digest) for digest in digests]))
+
+
+def proof_salt(input_salt: bytes, output_salt: bytes) -> bytes:
+    """Return the salt of a request's digests in its proof: only openings give it.
+
+    Args:
+        input_salt: of the opening of the effective input.
+        output_salt: of that of the output.
+    """
+    return bytes(sha256(_SALT_DOMAIN + encode([input_salt, output_salt])))
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,14 +134,16 @@ class ProofEvidence:
             outputs = _read_output(model, answered, body.outputs, len(integers))
             checks.append(_passed(step, "the opened output, from the proven integers"))
             step = "proof"
-            lines = _verify(context, body.proof, model, integers, outputs)
-            checks.append(_passed(step, f"holds with {lines.security_bits:.1f} bits"))
+            verified = _verify(context, body.proof, model, integers, outputs)
+            checks.append(_passed(step, f"holds with {verified.security_bits:.1f} bits"))
         except Error as error:
             checks.append(Check(f"{KIND}:{step}", CheckStatus.FAILED, error.message, error.reason))
             return EvidenceAppraisal(checks, {}, NOT_COVERED)
         not_covered = list(NOT_COVERED)
         if model.budget == 0:
             not_covered.append(_HIDES_NOTHING)
+            if verified.requests > 1:
+                not_covered.append(_SHOWS_OTHERS)
         if clipped:
             not_covered.append(f"proof: {clipped} input values lay outside the range, clipped")
         mode = "zero-knowledge" if model.budget else "succinct"
@@ -256,4 +272,7 @@ def _verify(
         context=proof_context([digest]),
         inputs=inputs,
         outputs=outputs,
+        salt=proof_salt(
+            context.opened[Part.EFFECTIVE_INPUT].salt, context.opened[Part.OUTPUT].salt
+        ),
     )

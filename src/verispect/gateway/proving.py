@@ -25,7 +25,7 @@ from verispect.core.errors import EngineError, Reason, RequestError
 from verispect.core.receipt import EvidenceEntry
 from verispect.core.statement import InferenceStatement, PromisedEvidence
 from verispect.evidence.bindings.inference_v1 import inference_digest
-from verispect.evidence.proof import KIND, MAX_ROWS, proof_context
+from verispect.evidence.proof import KIND, MAX_ROWS, proof_context, proof_salt
 from verispect.gateway.proving_worker import work
 from verispect.ledger.proof_jobs import FINAL_STATES, JobState, ProofJob, ProofJobs
 
@@ -71,15 +71,24 @@ class Proving:
         registry: the model registry's folder.
         database: the queue.
         seconds: when a proof is due after its answer.
+        share_succinct: whether requests of different callers share proofs in mode succinct too,
+            which show them to each other.
 
     Raises:
         StoreError: `store-failed`.
     """
 
-    def __init__(self, registry: Path, database: Path, *, seconds: int = PROOF_SECONDS) -> None:
+    def __init__(
+        self,
+        registry: Path,
+        database: Path,
+        *,
+        seconds: int = PROOF_SECONDS,
+        share_succinct: bool = False,
+    ) -> None:
         self.jobs = ProofJobs(database)
         self.seconds = seconds
-        self._arguments = (str(registry), str(database), os.getpid())
+        self._arguments = (str(registry), str(database), os.getpid(), share_succinct)
         self._process: Any = None
         self._watcher: asyncio.Task[None] | None = None
 
@@ -149,6 +158,7 @@ class Proving:
             inference_id,
             model=model,
             context=proof_context([inference_digest(subject, draft)]),
+            salt=proof_salt(openings[Part.EFFECTIVE_INPUT].salt, openings[Part.OUTPUT].salt),
             rows=rows,
             input_octets=octets,
             due_at=due_at,

@@ -2,7 +2,8 @@
 
 A job is on disk before the receipt that promises it, and is queued only when that receipt is, so
 that no promise lacks its job and no job lacks its promise. A job that ran when the process died is
-queued again. Finished jobs keep the evidence and lose the request's input.
+queued again. Finished jobs keep the evidence and lose the request's input. Jobs may share a proof,
+which is kept once.
 
 This module refuses to run anything, and to let one inference have two proofs.
 """
@@ -11,24 +12,34 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from verispect.core.encoding import encode
 from verispect.core.errors import Error, Reason, StoreError
+from verispect.evidence.proof import ProofBody, proof_entry
 from verispect.ledger.schema import store_error
 
 MAX_ATTEMPTS: Final = 3
 """How often a job is tried before it has failed."""
 
 _SCHEMA: Final = """
-CREATE TABLE IF NOT EXISTS jobs (
+CREATE TABLE IF NOT EXISTS proofs (
+  number INTEGER PRIMARY KEY,
+  proof BLOB NOT NULL,
+  manifest BLOB NOT NULL,
+  model BLOB NOT NULL,
+  collected_at INTEGER NOT NULL
+);
+CREATE TABLE IF NOT EXISTS promises (
   inference_id BLOB PRIMARY KEY,
   model TEXT NOT NULL,
   context BLOB NOT NULL,
+  salt BLOB,
   rows INTEGER NOT NULL,
   input BLOB,
   due_at INTEGER NOT NULL,
@@ -38,9 +49,10 @@ CREATE TABLE IF NOT EXISTS jobs (
   progress REAL NOT NULL DEFAULT 0,
   finished_at INTEGER,
   detail TEXT,
-  entry BLOB
+  proof INTEGER REFERENCES proofs (number),
+  outputs BLOB
 ) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS jobs_by_state ON jobs (state, due_at);
+CREATE INDEX IF NOT EXISTS promises_by_state ON promises (state, due_at);
 """
 
 
@@ -70,6 +82,8 @@ class ProofJob:
     model: str
     """The name under which the model is served."""
     context: bytes
+    salt: bytes
+    """Of the request's digests in the proof; empty once the job is finished."""
     rows: int
     input: bytes
     """The input's octets; empty once the job is finished."""
@@ -87,19 +101,38 @@ class ProofJob:
     """The encoded evidence entry."""
 
 
+@dataclass(frozen=True, slots=True)
+class MadeProof:
+    """One proof, for one job or several."""
+
+    proof: bytes
+    manifest: bytes
+    model: bytes
+    """The provable model."""
+    collected_at: int
+
+
 _COLUMNS: Final = (
-    "inference_id, model, context, rows, input, due_at, created_at, state, attempts, progress,"
-    " finished_at, detail, entry"
+    "inference_id, model, context, salt, rows, input, due_at, created_at, state, attempts,"
+    " progress, finished_at, detail, proof, outputs"
 )
 
 
 # Made of constants only.
-_NEXT: Final = "SELECT inference_id FROM jobs WHERE state = ? ORDER BY due_at LIMIT 1"
+_NEXT: Final = "SELECT inference_id FROM promises WHERE state = ? ORDER BY due_at LIMIT 1"
 _TAKE: Final = (
-    "UPDATE jobs SET state = ?, attempts = attempts + 1, progress = 0"  # noqa: S608
+    "UPDATE promises SET state = ?, attempts = attempts + 1, progress = 0"  # noqa: S608
     f" WHERE inference_id = ({_NEXT}) RETURNING {_COLUMNS}"
 )
-_FIND: Final = f"SELECT {_COLUMNS} FROM jobs WHERE inference_id = ?"  # noqa: S608
+_ALIKE: Final = (
+    "SELECT inference_id, rows FROM promises WHERE state = ? AND model = ? AND attempts = 0"
+    " ORDER BY due_at LIMIT ?"
+)
+_TAKE_ONE: Final = (
+    "UPDATE promises SET state = ?, attempts = attempts + 1, progress = 0"  # noqa: S608
+    f" WHERE inference_id = ? AND state = ? RETURNING {_COLUMNS}"
+)
+_FIND: Final = f"SELECT {_COLUMNS} FROM promises WHERE inference_id = ?"  # noqa: S608
 
 
 class ProofJobs:
@@ -150,6 +183,7 @@ class ProofJobs:
         *,
         model: str,
         context: bytes,
+        salt: bytes,
         rows: int,
         input_octets: bytes,
         due_at: int,
@@ -162,16 +196,26 @@ class ProofJobs:
         """
         self._execute(
             "prepare a proof",
-            "INSERT INTO jobs (inference_id, model, context, rows, input, due_at, created_at,"
-            " state) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (inference_id, model, context, rows, input_octets, due_at, now, JobState.PREPARED),
+            "INSERT INTO promises (inference_id, model, context, salt, rows, input, due_at,"
+            " created_at, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (
+                inference_id,
+                model,
+                context,
+                salt,
+                rows,
+                input_octets,
+                due_at,
+                now,
+                JobState.PREPARED,
+            ),
         )
 
     def release(self, inference_id: bytes) -> None:
         """Queue a prepared job: its receipt is on disk."""
         self._execute(
             "queue a proof",
-            "UPDATE jobs SET state = ? WHERE inference_id = ? AND state = ?",
+            "UPDATE promises SET state = ? WHERE inference_id = ? AND state = ?",
             (JobState.QUEUED, inference_id, JobState.PREPARED),
         )
 
@@ -183,7 +227,7 @@ class ProofJobs:
         """
         prepared = self._execute(
             "read the queue",
-            "SELECT inference_id FROM jobs WHERE state = ?",
+            "SELECT inference_id FROM promises WHERE state = ?",
             (JobState.PREPARED,),
         )
         for (inference_id,) in prepared:
@@ -191,11 +235,11 @@ class ProofJobs:
                 self.release(inference_id)
             else:
                 self._execute(
-                    "drop a job", "DELETE FROM jobs WHERE inference_id = ?", (inference_id,)
+                    "drop a job", "DELETE FROM promises WHERE inference_id = ?", (inference_id,)
                 )
         self._execute(
             "queue interrupted proofs",
-            "UPDATE jobs SET state = ?, progress = 0 WHERE state = ?",
+            "UPDATE promises SET state = ?, progress = 0 WHERE state = ?",
             (JobState.QUEUED, JobState.RUNNING),
         )
 
@@ -205,7 +249,7 @@ class ProofJobs:
         """Return the job whose deadline is nearest, now running; jobs past theirs become late."""
         self._execute(
             "note late proofs",
-            "UPDATE jobs SET state = ?, finished_at = ?, input = NULL,"
+            "UPDATE promises SET state = ?, finished_at = ?, input = NULL, salt = NULL,"
             " detail = 'not proven by the deadline' WHERE state = ? AND due_at < ?",
             (JobState.LATE, now, JobState.QUEUED, now),
         )
@@ -214,33 +258,77 @@ class ProofJobs:
             _TAKE,
             (JobState.RUNNING, JobState.QUEUED),
         )
-        return _job(rows[0]) if rows else None
+        return self._job(rows[0]) if rows else None
+
+    def take_alike(self, model: str, *, most: int, rows: int) -> list[ProofJob]:
+        """Return further queued jobs of a model, now running; none that was tried before.
+
+        Args:
+            model: the name under which it is served.
+            most: how many at most.
+            rows: how many rows they may have together.
+        """
+        waiting = self._execute("find proofs", _ALIKE, (JobState.QUEUED, model, most))
+        taken: list[ProofJob] = []
+        for inference_id, count in waiting:
+            rows -= count
+            if rows < 0:
+                break
+            found = self._execute(
+                "take a proof", _TAKE_ONE, (JobState.RUNNING, inference_id, JobState.QUEUED)
+            )
+            taken += [self._job(row) for row in found]
+        return taken
 
     def report(self, inference_id: bytes, progress: float) -> bool:
         """Note how far a running job is; `False` where it was cancelled."""
         found = self._execute(
             "note the progress of a proof",
-            "UPDATE jobs SET progress = ? WHERE inference_id = ? AND state = ?"
+            "UPDATE promises SET progress = ? WHERE inference_id = ? AND state = ?"
             " RETURNING inference_id",
             (progress, inference_id, JobState.RUNNING),
         )
         return bool(found)
 
-    def finish(self, inference_id: bytes, entry: bytes, now: int) -> None:
-        """Keep the evidence; after the deadline it is kept as late."""
-        self._execute(
+    def finish(self, made: MadeProof, outputs: Mapping[bytes, bytes], now: int) -> None:
+        """Keep a proof for the running jobs it covers; after a job's deadline as late.
+
+        Args:
+            made: the proof.
+            outputs: by inference the output's integers.
+            now: milliseconds since the epoch.
+        """
+        row = (made.proof, made.manifest, made.model, made.collected_at)
+        ((number,),) = self._execute(
             "keep a proof",
-            "UPDATE jobs SET state = CASE WHEN due_at < ? THEN ? ELSE ? END, entry = ?,"
-            " finished_at = ?, progress = 1, input = NULL WHERE inference_id = ? AND state = ?",
-            (now, JobState.LATE, JobState.DONE, entry, now, inference_id, JobState.RUNNING),
+            "INSERT INTO proofs (proof, manifest, model, collected_at) VALUES (?, ?, ?, ?)"
+            " RETURNING number",
+            row,
         )
+        for inference_id, integers in outputs.items():
+            self._execute(
+                "keep a proof",
+                "UPDATE promises SET state = CASE WHEN due_at < ? THEN ? ELSE ? END, proof = ?,"
+                " outputs = ?, finished_at = ?, progress = 1, input = NULL, salt = NULL"
+                " WHERE inference_id = ? AND state = ?",
+                (
+                    now,
+                    JobState.LATE,
+                    JobState.DONE,
+                    number,
+                    integers,
+                    now,
+                    inference_id,
+                    JobState.RUNNING,
+                ),
+            )
 
     def fail(self, inference_id: bytes, error: Error, now: int, *, final: bool = False) -> None:
         """Queue a job again that failed, or give it up."""
         state = JobState.FAILED if final else JobState.QUEUED
         self._execute(
             "note a failed proof",
-            "UPDATE jobs SET state = CASE WHEN attempts >= ? THEN ? ELSE ? END, detail = ?,"
+            "UPDATE promises SET state = CASE WHEN attempts >= ? THEN ? ELSE ? END, detail = ?,"
             " finished_at = ? WHERE inference_id = ? AND state = ?",
             (
                 MAX_ATTEMPTS,
@@ -257,7 +345,7 @@ class ProofJobs:
         """Give up a job that is not finished; `False` where there is none."""
         found = self._execute(
             "cancel a proof",
-            "UPDATE jobs SET state = ?, finished_at = ?, input = NULL WHERE inference_id = ?"
+            "UPDATE promises SET state = ?, finished_at = ?, input = NULL, salt = NULL WHERE inference_id = ?"
             " AND state IN (?, ?, ?) RETURNING inference_id",
             (
                 JobState.CANCELLED,
@@ -279,22 +367,39 @@ class ProofJobs:
             _FIND,
             (inference_id,),
         )
-        return _job(rows[0]) if rows else None
+        return self._job(rows[0]) if rows else None
+
+    def _job(self, row: tuple[Any, ...]) -> ProofJob:
+        *_, number, outputs = row
+        if number is None:
+            return _job(row, None)
+        found = self._execute(
+            "read a proof",
+            "SELECT proof, manifest, model, collected_at FROM proofs WHERE number = ?",
+            (number,),
+        )
+        made = MadeProof(*found[0])
+        body = ProofBody(made.proof, outputs)
+        entry = proof_entry(
+            body, manifest=made.manifest, model=made.model, collected_at=made.collected_at
+        )
+        return _job(row, encode(entry.to_row()))
 
     def counts(self) -> dict[str, int]:
         """Return how many jobs are in each state."""
         return dict(
-            self._execute("count proof jobs", "SELECT state, count(*) FROM jobs GROUP BY state")
+            self._execute("count proof jobs", "SELECT state, count(*) FROM promises GROUP BY state")
         )
 
 
-def _job(row: tuple[Any, ...]) -> ProofJob:
-    (inference, model, context, rows, given, due, created, state, attempts, progress, *rest) = row
-    finished, detail, entry = rest
+def _job(row: tuple[Any, ...], entry: bytes | None) -> ProofJob:
+    (inference, model, context, salt, rows, given, due, created, state, *rest) = row
+    attempts, progress, finished, detail, *_ = rest
     return ProofJob(
         inference_id=inference,
         model=model,
         context=context,
+        salt=salt or b"",
         rows=rows,
         input=given or b"",
         due_at=due,
