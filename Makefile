@@ -105,6 +105,10 @@ bench-receipt: .venv/.test  ## Receipt size, minting and verifying
 bench-proof: .venv/.test  ## Time, size and memory of proofs of seven models
 	@$(RUN) bench/proof.py
 
+.PHONY: bench-coverage
+bench-coverage: .venv/.test  ## Coverage counted over ten million receipts
+	@$(RUN) bench/coverage.py
+
 .PHONY: bench-tlog
 bench-tlog: .venv/.test  ## Hashing, leaves and proofs of the log, without a disk
 	@$(RUN) bench/tlog.py
