@@ -30,6 +30,7 @@ from verispect.cli import (
     proof,
     serve,
     services,
+    simulate,
     status,
     verify,
 )
@@ -46,6 +47,7 @@ _COMMANDS: Final = (
     services,
     history,
     coverage,
+    simulate,
     keys,
     log,
     status,
