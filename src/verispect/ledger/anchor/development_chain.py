@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from eth.vm.forks import PragueVM
+from eth.vm.forks.prague import PragueVM
 from eth_account import Account
 from eth_tester import EthereumTester, PyEVMBackend
 from eth_tester.exceptions import TransactionFailed
@@ -58,7 +58,7 @@ Genesis: TypeAlias = Mapping[bytes, Mapping[str, Any]]
 """For each address its `balance`, `nonce`, `code` and `storage` in the first block."""
 
 
-class _UnhurriedVM(PragueVM):  # type: ignore[misc]
+class _UnhurriedVM(PragueVM):
     """Prague, with many blocks in a second, as rollups have them.
 
     With a second for each block, a burst of payments would run ahead of the clock by which their
