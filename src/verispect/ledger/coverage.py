@@ -22,7 +22,7 @@ from verispect.appraisal.policy import PRESETS
 from verispect.core.claims import CLAIMS_OF_A_SIGNATURE, Claim, Source
 from verispect.core.encoding import Digest, decode, encode, encode_content, sha256
 from verispect.core.envelope import SignedEnvelope
-from verispect.core.errors import Error
+from verispect.core.errors import Error, Reason
 from verispect.core.keys import KeyId
 from verispect.tlog.leaf import SignedLeaf, decode_leaf
 from verispect.tlog.publications import Coverage, CoverageRow, Refusal
@@ -201,9 +201,10 @@ class CoverageCounter(StatusReplay):
         if isinstance(leaf, SignedLeaf):
             if isinstance(leaf.payload, Refusal):
                 self._refusals.append((index, leaf.payload.reason))
-            elif isinstance(leaf.payload, NodeVerdict) and leaf.payload.receipt not in self._rows:
+            elif isinstance(leaf.payload, NodeVerdict) and _can_fail(leaf.payload):
                 digest = leaf.payload.receipt
-                if self._nodes.author(leaf.envelope) is not None:
+                listed = self._nodes.author(leaf.envelope) is not None
+                if listed and digest not in self._rows:
                     self._recall(lambda each: each.receipt == digest, index)
         self._apply(leaf, index)
 
@@ -243,13 +244,20 @@ class CoverageCounter(StatusReplay):
         self._recalling = True
         super()._receipt(leaf, index, 0)
         self._recalling = False
+        self._rows[leaf.receipt].affirmed = leaf.receipt in self._sources
 
     def _verdict(self, envelope: SignedEnvelope, verdict: NodeVerdict, before: int) -> None:
         super()._verdict(envelope, verdict, before)
-        if self._nodes.author(envelope) is not None:
-            for each in verdict.findings:
-                if each.outcome is Outcome.AFFIRMED and each.source in REEXECUTION_SOURCES:
-                    self._sources.setdefault(verdict.receipt, set()).add(each.source)
+        affirmed = {
+            each.source
+            for each in verdict.findings
+            if each.outcome is Outcome.AFFIRMED
+            and each.claim is Claim.EXECUTION
+            and each.source in REEXECUTION_SOURCES
+        }
+        refutes = any(each.outcome is Outcome.REFUTED for each in verdict.findings)
+        if affirmed and not refutes and self._nodes.author(envelope) is not None:
+            self._sources.setdefault(verdict.receipt, set()).update(affirmed)
 
     def _expire(self) -> None:
         """As the replay does, and only where a deadline can have passed."""
@@ -309,6 +317,14 @@ def differences(own: Coverage, published: Coverage) -> list[str]:
     if not found and own.report != published.report:
         found.append("the detached report is another")
     return found
+
+
+def _can_fail(verdict: NodeVerdict) -> bool:
+    """Tell whether a verdict may change the state of a receipt that promised nothing."""
+    return any(
+        each.outcome is Outcome.REFUTED or each.reason == Reason.RECEIPT_WITHHELD.value
+        for each in verdict.findings
+    )
 
 
 # -- What a receipt achieved ----------------------------------------------------------------------
