@@ -18,7 +18,8 @@ from verispect.core.encoding import decode, encode
 from verispect.core.errors import MalformedError, Reason, RequestError
 from verispect.proof.parameters import Mode
 from verispect.proof.proof_file import Proof
-from verispect.proof.prover.prove import Request, commit_model, make_prover, prove_requests
+from verispect.proof.prover.prove import commit_model, make_prover, prove_requests
+from verispect.proof.prover.requested import Request
 from verispect.proof.verifier import verify_proof
 
 

@@ -156,12 +156,14 @@ class ProvingWorker:
     def _prove(self, jobs: list[ProofJob]) -> None:
         from verispect.proof.exchange import input_integers
         from verispect.proof.parameters import Mode
-        from verispect.proof.prover.prove import Request, prove_requests
+        from verispect.proof.prover.prove import prove_requests
+        from verispect.proof.prover.requested import Request
 
         prover, manifest = self._prover(jobs[0].model)
 
         def report(_step: str, share: float) -> None:
-            if not any([self._jobs.report(job.inference_id, share) for job in jobs]):
+            wanted = [self._jobs.report(job.inference_id, share) for job in jobs]
+            if not any(wanted):
                 raise _Cancelled
 
         graph = prover.model.graph

@@ -345,8 +345,8 @@ class ProofJobs:
         """Give up a job that is not finished; `False` where there is none."""
         found = self._execute(
             "cancel a proof",
-            "UPDATE promises SET state = ?, finished_at = ?, input = NULL, salt = NULL WHERE inference_id = ?"
-            " AND state IN (?, ?, ?) RETURNING inference_id",
+            "UPDATE promises SET state = ?, finished_at = ?, input = NULL, salt = NULL"
+            " WHERE inference_id = ? AND state IN (?, ?, ?) RETURNING inference_id",
             (
                 JobState.CANCELLED,
                 now,
