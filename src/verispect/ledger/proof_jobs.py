@@ -194,21 +194,12 @@ class ProofJobs:
         Raises:
             StoreError: `store-failed`; nothing may be promised then.
         """
+        values = (inference_id, model, context, salt, rows, input_octets, due_at, now)
         self._execute(
             "prepare a proof",
             "INSERT INTO promises (inference_id, model, context, salt, rows, input, due_at,"
             " created_at, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (
-                inference_id,
-                model,
-                context,
-                salt,
-                rows,
-                input_octets,
-                due_at,
-                now,
-                JobState.PREPARED,
-            ),
+            (*values, JobState.PREPARED),
         )
 
     def release(self, inference_id: bytes) -> None:
@@ -305,22 +296,14 @@ class ProofJobs:
             " RETURNING number",
             row,
         )
+        late = (now, JobState.LATE, JobState.DONE)
         for inference_id, integers in outputs.items():
             self._execute(
                 "keep a proof",
                 "UPDATE promises SET state = CASE WHEN due_at < ? THEN ? ELSE ? END, proof = ?,"
                 " outputs = ?, finished_at = ?, progress = 1, input = NULL, salt = NULL"
                 " WHERE inference_id = ? AND state = ?",
-                (
-                    now,
-                    JobState.LATE,
-                    JobState.DONE,
-                    number,
-                    integers,
-                    now,
-                    inference_id,
-                    JobState.RUNNING,
-                ),
+                (*late, number, integers, now, inference_id, JobState.RUNNING),
             )
 
     def fail(self, inference_id: bytes, error: Error, now: int, *, final: bool = False) -> None:
