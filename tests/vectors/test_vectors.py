@@ -33,6 +33,7 @@ JUDGED_ELSEWHERE = (
 """Kinds of evidence whose cases are tests of their own."""
 
 WITHOUT_VECTOR = {
+    Reason.ASSURANCE_UNKNOWN,  # Of a word that somebody says, which is no document.
     # Only a further kind of evidence reaches these; tests/unit/test_appraisal_verifier.py has one.
     Reason.EVIDENCE_INVALID,
     Reason.EVIDENCE_REFUTES,

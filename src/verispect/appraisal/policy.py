@@ -19,6 +19,12 @@ from verispect.appraisal.assurance_policy import POLICY_VERSION as POLICY_VERSIO
 from verispect.appraisal.assurance_policy import AssurancePolicy as AssurancePolicy
 from verispect.appraisal.assurance_policy import conjunction, renamed
 from verispect.appraisal.requirement import INSUFFICIENT, Requirement
+from verispect.appraisal.requirement_form import MAX_ATOMS as MAX_ATOMS
+from verispect.appraisal.requirement_form import MAX_COUNT as MAX_COUNT
+from verispect.appraisal.requirement_form import MAX_DEPTH as MAX_DEPTH
+from verispect.appraisal.requirement_form import MAX_NAMES as MAX_NAMES
+from verispect.appraisal.requirement_form import MAX_ROOT_CHARACTERS as MAX_ROOT_CHARACTERS
+from verispect.appraisal.requirement_form import MAX_SECONDS as MAX_SECONDS
 from verispect.core.claims import CLAIMS_OF_A_SIGNATURE, Claim, Source
 from verispect.core.errors import MalformedError, Reason
 from verispect.core.statement import ModelIdentity
