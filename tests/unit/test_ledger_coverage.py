@@ -17,8 +17,10 @@ from verispect.cli.main import main
 from verispect.core.claims import Claim, Source
 from verispect.core.encoding import sha256
 from verispect.core.envelope import sign_envelope
+from verispect.core.errors import RequestError
 from verispect.core.keys import KeyId
 from verispect.core.statement import PromisedEvidence
+from verispect.gateway.log_service import LogConfiguration, log_settings
 from verispect.gateway.metrics import Metrics
 from verispect.ledger.coverage import CoverageCounter, differences
 from verispect.ledger.coverage_outbox import CoverageOutbox
@@ -29,7 +31,7 @@ from verispect.ledger.log.entries import entry_of_leaf
 from verispect.ledger.log.interface import NewEntry
 from verispect.tlog.leaf import SignedLeaf, decode_leaf
 from verispect.tlog.publications import COVERAGE_TYPE
-from verispect.tlog.receipt_leaf import ReceiptLeaf
+from verispect.tlog.receipt_leaf import Disclosure, ReceiptLeaf
 from verispect.tlog.status import replay_status
 from verispect.tlog.status_table import NodePolicy
 from verispect.tlog.verdict import Outcome
@@ -205,3 +207,14 @@ def test_an_operator_publishes_epochs_that_anyone_can_check(
     appender.step()
     assert main([*command, "--check", "--json"]) == 1
     assert "met: 2 published, 1 counted" in capsys.readouterr().err
+
+
+def test_an_operator_says_what_its_leaves_disclose(tmp_path: Path) -> None:
+    """The words of the command line reach the log's signed description; another is refused."""
+    issuer = Issuer("tests", SoftwareSigner(bytes(range(32))), False, 0)
+    places = {"folder": str(tmp_path / "log"), "keys": str(tmp_path / "keys")}
+    chosen = LogConfiguration(**places, disclose=["model", "usage"])
+    description = log_settings(chosen, issuer).folder.description()
+    assert description.disclosure == Disclosure.MODEL | Disclosure.USAGE
+    with pytest.raises(RequestError):
+        log_settings(LogConfiguration(**places, disclose=["prompt"]), issuer)

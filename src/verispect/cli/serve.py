@@ -59,6 +59,13 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--log-keys", type=Path, default=home / "log-keys", help="key directory of the log"
     )
     parser.add_argument(
+        "--log-disclose",
+        action="append",
+        default=[],
+        choices=("model", "usage", "charge"),
+        help="show this of every receipt in the public log; repeatable; nothing unless given",
+    )
+    parser.add_argument(
         "--witness",
         action="append",
         default=[],
@@ -180,6 +187,7 @@ def _log(arguments: argparse.Namespace) -> dict[str, Any] | None:
         "keys": str(arguments.log_keys),
         "witnesses": arguments.witness,
         "auditors": arguments.auditor,
+        "disclose": arguments.log_disclose,
     }
 
 

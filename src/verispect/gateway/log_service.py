@@ -14,6 +14,7 @@ from typing import Final
 
 from verispect.appraisal.policy import AUDITED, LOGGED
 from verispect.attesters.signer import KEY_FILE, Issuer
+from verispect.core.errors import RequestError
 from verispect.evidence.log_trust import majority, parse_node
 from verispect.evidence.proof import KIND as PROOF_KIND
 from verispect.gateway.log_door import LogDoor, LogSettings
@@ -30,6 +31,7 @@ from verispect.ledger.log.submission import Parties
 from verispect.ledger.log.witnesses import Witness
 from verispect.ledger.schema import DATABASE_NAME
 from verispect.tlog.cosignature import WitnessPolicy
+from verispect.tlog.receipt_leaf import Disclosure
 from verispect.tlog.status_table import NodePolicy
 
 POOL_SECONDS: Final = 0.5
@@ -56,6 +58,8 @@ class LogConfiguration:
     """How many verdicts make `audited`; a majority where `None`."""
     coverage_seconds: int = COVERAGE_SECONDS
     """How often coverage is published."""
+    disclose: Sequence[str] = ()
+    """Of `model`, `usage` and `charge`, what leaves show in the clear."""
 
 
 def _threshold(chosen: int | None, count: int) -> int:
@@ -75,7 +79,9 @@ def log_settings(configuration: LogConfiguration, issuer: Issuer) -> LogSettings
     """
     signer = _log_key(configuration, issuer)
     folder = LogFolder.create(
-        Path(configuration.folder), LogDescription(signer.name), signer=signer.signer
+        Path(configuration.folder),
+        LogDescription(signer.name, disclosure=_disclosure(configuration)),
+        signer=signer.signer,
     )
     witnesses = [Witness.parse(text) for text in configuration.witnesses]
     nodes = [parse_node(text) for text in configuration.auditors]
@@ -157,6 +163,20 @@ def operate_log(configuration: LogConfiguration, issuer: Issuer, state: Path) ->
     )
     operation.start()
     return operation
+
+
+def _disclosure(configuration: LogConfiguration) -> Disclosure:
+    """Return what leaves show.
+
+    Raises:
+        RequestError: `invalid-request` for another word.
+    """
+    shown = Disclosure.NOTHING
+    for word in configuration.disclose:
+        if word.upper() not in Disclosure.__members__:
+            raise RequestError("expected model, usage or charge", parameter="log-disclose")
+        shown |= Disclosure[word.upper()]
+    return shown
 
 
 def _log_key(configuration: LogConfiguration, issuer: Issuer) -> Issuer:
