@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -10,18 +12,20 @@ from pathlib import Path
 import pytest
 
 from log_leaves import MINUTE, T0, late, nodes, receipt_leaf, verdict
+from node_world import material
 from verispect.appraisal.policy import ATTESTED, ATTESTED_DEVELOPMENT, SIGNED
 from verispect.appraisal.trusted_root import TrustedRoot
 from verispect.attesters.signer import Issuer, SoftwareSigner
 from verispect.cli.main import main
 from verispect.core.claims import Claim, Source
 from verispect.core.encoding import sha256
-from verispect.core.envelope import sign_envelope
+from verispect.core.envelope import STATEMENT_TYPE, sign_envelope
 from verispect.core.errors import RequestError
 from verispect.core.keys import KeyId
 from verispect.core.statement import PromisedEvidence
-from verispect.gateway.log_service import LogConfiguration, log_settings
+from verispect.gateway.log_service import LogConfiguration, log_settings, operate_log
 from verispect.gateway.metrics import Metrics
+from verispect.ledger import NewReceipt, ReceiptStore
 from verispect.ledger.coverage import CoverageCounter, differences
 from verispect.ledger.coverage_outbox import CoverageOutbox
 from verispect.ledger.log.appender import Appender
@@ -218,3 +222,40 @@ def test_an_operator_says_what_its_leaves_disclose(tmp_path: Path) -> None:
     assert description.disclosure == Disclosure.MODEL | Disclosure.USAGE
     with pytest.raises(RequestError):
         log_settings(LogConfiguration(**places, disclose=["prompt"]), issuer)
+
+
+def test_what_is_disclosed_stands_in_the_leaves(tmp_path: Path) -> None:
+    """The operation of the log makes leaves as its description says."""
+    issuer = Issuer("tests", SoftwareSigner(bytes(range(32))), False, 0)
+    places = {"folder": str(tmp_path / "log"), "keys": str(tmp_path / "keys")}
+    key = issuer.signer.public_key
+    store = ReceiptStore.open(tmp_path / "receipts", issuer_key_id=key.key_id)
+
+    def mint(sequence: int) -> bytes:
+        draft = material.statement(sequence=sequence)
+        return sign_envelope(
+            draft.encode(),
+            content_type=STATEMENT_TYPE,
+            issuer="tests",
+            subject="0" * 32,
+            signer=issuer.signer,
+        ).encode()
+
+    async def issue() -> None:
+        await store.issue(NewReceipt(bytes(16), mint))
+        await store.close()
+
+    asyncio.run(issue())
+    configuration = LogConfiguration(**places, disclose=["model"])
+    operation = operate_log(configuration, issuer, tmp_path)
+    folder = LogFolder(tmp_path / "log")
+    state = folder.open_state()
+    for _ in range(200):
+        if state.head().size:
+            break
+        time.sleep(0.05)
+    operation.stop()
+    shown = decode_leaf(folder.open_proofs().leaf(0))
+    assert isinstance(shown, ReceiptLeaf)
+    assert shown.model_id == material.statement().model.model_id
+    assert shown.usage is None

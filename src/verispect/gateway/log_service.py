@@ -133,7 +133,10 @@ def operate_log(configuration: LogConfiguration, issuer: Issuer, state: Path) ->
     settings = log_settings(configuration, issuer)
     book = PromiseBook(Path(configuration.folder) / PROMISES_FILE)
     outbox = ReceiptOutbox(
-        state / RECEIPTS_FOLDER / DATABASE_NAME, keys=[issuer.signer.public_key], notice=book
+        state / RECEIPTS_FOLDER / DATABASE_NAME,
+        keys=[issuer.signer.public_key],
+        notice=book,
+        disclose=_disclosure(configuration),
     )
     keeper = PromiseKeeper(
         book,
