@@ -323,11 +323,11 @@ def test_proof_is_late_after_its_deadline(home):
 def test_hidden_weights_are_proven_as_often_as_they_are_masked(tmp_path):
     """A model in mode zero-knowledge is served, and its masks are never used once too often."""
     with serving(make_home(tmp_path, masking_budget=2)) as (address, _):
-        answers = [ask(address, seed=seed) for seed in (40, 41, 42)]
-        states = [
-            wait_for(address, answer.headers["verispect-receipt-id"], "done", "failed")
-            for answer in answers
-        ]
+        answers, states = [], []
+        for seed in (40, 41, 42):  # One after the other: those that wait together share a proof.
+            answers.append(ask(address, seed=seed))
+            receipt_id = answers[-1].headers["verispect-receipt-id"]
+            states.append(wait_for(address, receipt_id, "done", "failed"))
         assert sorted(each["state"] for each in states) == ["done", "done", "failed"]
         failed = next(each for each in states if each["state"] == "failed")
         assert failed["detail"].startswith("masks-exhausted")
