@@ -197,9 +197,11 @@ def test_masked_proofs_carry_no_true_message() -> None:
     true: list[E] = []
     exchange = proof_maker.Proving.exchange
 
-    def watching(self: proof_maker.Proving, label: str, values: list[E], count: int) -> object:
+    def watching(
+        self: proof_maker.Proving, label: str, values: list[E], count: int, *factor: E
+    ) -> object:
         true.extend(values)
-        return exchange(self, label, values, count)
+        return exchange(self, label, values, count, *factor)
 
     proof_maker.Proving.exchange = watching  # type: ignore[method-assign,assignment]
     try:
