@@ -8,11 +8,18 @@ but `signed`, which every answer has.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final
+from typing import Any, Final
 
-from verispect.appraisal.policy import PRESETS, SIGNED, AssurancePolicy
+from verispect.appraisal.assurance_policy import renamed
+from verispect.appraisal.policy import (
+    PRESETS,
+    SIGNED,
+    AssurancePolicy,
+    expand,
+    is_sum_of_presets,
+)
 from verispect.core.encoding import from_base64url
-from verispect.core.errors import Error, Reason, RequestError
+from verispect.core.errors import Error, MalformedError, Reason, RequestError
 from verispect.core.statement import NONCE_BYTES
 
 ASSURANCE_HEADER: Final = "verispect-assurance"
@@ -20,8 +27,8 @@ ATTESTATION_HEADER: Final = "verispect-attestation"
 NONCE_HEADER: Final = "verispect-nonce"
 DEFAULT_ASSURANCE: Final = "signed"
 
-KNOWN_WORDS: Final = frozenset({*PRESETS, "logged", "audited"})
-"""Every preset of the design; sums are written with `+`."""
+OWN_POLICY: Final = "custom"
+"""The name of every policy that is no preset and no sum of presets."""
 
 SIGNED_ONLY: Final[Mapping[str, AssurancePolicy]] = {SIGNED.name: SIGNED}
 """What a server without an attester delivers."""
@@ -29,14 +36,14 @@ SIGNED_ONLY: Final[Mapping[str, AssurancePolicy]] = {SIGNED.name: SIGNED}
 
 def required_assurance(
     headers: Mapping[str, str],
-    body_field: str | None,
+    body_field: str | Mapping[str, Any] | None,
     available: Mapping[str, AssurancePolicy] = SIGNED_ONLY,
 ) -> AssurancePolicy:
     """Return the policy that a request requires.
 
     Args:
         headers: request headers, names in lower case.
-        body_field: the body's `assurance`, if it has one.
+        body_field: the body's `assurance`, if it has one: a word, or a policy.
         available: what this server delivers, by name.
 
     Raises:
@@ -45,6 +52,8 @@ def required_assurance(
     header_field = headers.get(ASSURANCE_HEADER)
     if header_field is not None and body_field is not None and header_field != body_field:
         raise RequestError("header and body ask for different assurance", parameter="assurance")
+    if isinstance(body_field, Mapping):
+        return _own_policy(body_field)
     word = body_field if body_field is not None else header_field
     if word is None:
         word = DEFAULT_ASSURANCE
@@ -52,8 +61,10 @@ def required_assurance(
     if policy is not None:
         return policy
     offered = ", ".join(sorted(available))
-    words = word.split("+")
-    if len(set(words)) != len(words) or not KNOWN_WORDS.issuperset(words):
+    if is_sum_of_presets(word):
+        if available.keys() >= set(word.split("+")):
+            return _expand(word)
+    else:
         raise RequestError(
             f"unknown assurance; available here: {offered}",
             reason=Reason.ASSURANCE_UNKNOWN,
@@ -64,6 +75,23 @@ def required_assurance(
         reason=Reason.ASSURANCE_UNAVAILABLE,
         parameter="assurance",
     )
+
+
+def _expand(word: str) -> AssurancePolicy:
+    try:
+        return expand(word)
+    except MalformedError as error:
+        raise RequestError(error.message, reason=error.reason, parameter="assurance") from error
+
+
+def _own_policy(document: Mapping[str, Any]) -> AssurancePolicy:
+    """Return a caller's own policy; its name is not the caller's to choose."""
+    try:
+        policy = AssurancePolicy.from_document(document)
+    except MalformedError as error:
+        raise RequestError(error.message, reason=error.reason, parameter="assurance") from error
+    known = (each for each in PRESETS.values() if each.digest() == policy.digest())
+    return next(known, renamed(policy, OWN_POLICY))
 
 
 def caller_nonce(headers: Mapping[str, str]) -> bytes | None:
@@ -95,14 +123,13 @@ def read_nonce(text: str | None, *, parameter: str) -> bytes | None:
     return nonce
 
 
-def wants_own_attestation(headers: Mapping[str, str], policy: AssurancePolicy) -> bool:
+def wants_own_attestation(headers: Mapping[str, str], *, attested: bool) -> bool:
     """Tell whether the caller asks for attestation evidence of this one inference.
 
     Raises:
         RequestError: `invalid-request` for another word, or where no attestation is required.
     """
     word = headers.get(ATTESTATION_HEADER)
-    attested = policy.name.startswith("attested")
     if word is None or (word == "session" and attested):
         return False
     if word != "inference" or not attested:

@@ -142,7 +142,7 @@ class ChatRequest(msgspec.Struct, forbid_unknown_fields=True):
     safety_identifier: Identifier | None = None
     metadata: dict[str, str] | None = None
     store: bool | None = None
-    assurance: str | None = None
+    assurance: str | dict[str, Any] | None = None
     # Refused unless null or without meaning; see `chat_wire.check_request`.
     audio: Any = None
     function_call: Any = None

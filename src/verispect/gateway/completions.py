@@ -75,7 +75,7 @@ class CompletionRequest(msgspec.Struct, forbid_unknown_fields=True):
     frequency_penalty: Penalty | None = None
     logit_bias: dict[str, float] | None = None
     user: Identifier | None = None
-    assurance: str | None = None
+    assurance: str | dict[str, Any] | None = None
     suffix: Any = None
 
     def parameters(self) -> dict[str, Any]:

@@ -39,7 +39,7 @@ class EmbeddingsBody(msgspec.Struct, forbid_unknown_fields=True):
     encoding_format: Literal["float", "base64"] | None = None
     dimensions: Annotated[int, msgspec.Meta(ge=1)] | None = None
     user: Identifier | None = None
-    assurance: str | None = None
+    assurance: str | dict[str, Any] | None = None
 
 
 async def create_embeddings(state: GatewayState, request: HttpRequest) -> HttpResponse:

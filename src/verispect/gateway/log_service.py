@@ -17,8 +17,14 @@ from verispect.attesters.signer import KEY_FILE, Issuer
 from verispect.core.errors import RequestError
 from verispect.evidence.log_trust import majority, parse_node
 from verispect.evidence.proof import KIND as PROOF_KIND
-from verispect.gateway.log_door import LogDoor, LogSettings
+from verispect.gateway.log_door import (
+    LOG_PROMISE_MILLISECONDS,
+    VERDICTS_PROMISE_MILLISECONDS,
+    LogDoor,
+    LogSettings,
+)
 from verispect.gateway.log_evidence import FinishedProofs
+from verispect.gateway.promising import forecast_log, forecast_verdicts
 from verispect.gateway.recording import Recorder
 from verispect.ledger.coverage_outbox import COVERAGE_FILE, COVERAGE_SECONDS, CoverageOutbox
 from verispect.ledger.history import SERVICES_FILE, ServiceOutbox
@@ -112,9 +118,21 @@ def open_door(configuration: LogConfiguration, recorder: Recorder) -> LogDoor:
     settings = log_settings(configuration, recorder.issuer)
     door = LogDoor(settings)
     if settings.witnesses.threshold:
-        recorder.offer(LOGGED, lambda now: door.promises(LOGGED.name, now=now))
+        in_log = forecast_log(
+            origin=settings.folder.origin,
+            witnesses=[each.name for each in settings.witnesses.witnesses],
+            threshold=settings.witnesses.threshold,
+            milliseconds=LOG_PROMISE_MILLISECONDS,
+        )
+        recorder.offer(LOGGED, lambda now: door.promises(LOGGED.name, now=now), in_log)
         if settings.parties.auditors.threshold:
-            recorder.offer(AUDITED, lambda now: door.promises(AUDITED.name, now=now))
+            auditors = settings.parties.auditors
+            verdicts = forecast_verdicts(
+                nodes=[each.name for each in auditors.nodes],
+                threshold=auditors.threshold,
+                milliseconds=VERDICTS_PROMISE_MILLISECONDS,
+            )
+            recorder.offer(AUDITED, lambda now: door.promises(AUDITED.name, now=now), verdicts)
     return door
 
 

@@ -91,7 +91,7 @@ class _Output(msgspec.Struct, forbid_unknown_fields=True):
 
 class _RequestParameters(msgspec.Struct, forbid_unknown_fields=True):
     binary_data_output: bool = False
-    assurance: str | None = None
+    assurance: str | dict[str, Any] | None = None
 
 
 class _Request(msgspec.Struct, forbid_unknown_fields=True):
@@ -118,7 +118,7 @@ class InferenceRequest:
     """For the outputs named, whether each is wanted in binary."""
     binary_by_default: bool
     """Whether outputs that were not named are wanted in binary."""
-    assurance: str | None
+    assurance: str | dict[str, Any] | None
 
 
 def parse(body: bytes, headers: Mapping[str, str]) -> InferenceRequest:

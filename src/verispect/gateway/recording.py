@@ -19,14 +19,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
-from verispect.appraisal.policy import PROVEN, SIGNED, AssurancePolicy
+from verispect.appraisal.policy import AUDITED, PROVEN, SIGNED, AssurancePolicy
 from verispect.attesters.signer import Issuer
 from verispect.core.commitments import SALT_BYTES, Opening, Part, encode_openings
 from verispect.core.encoding import Digest, encode_content, to_base64url
 from verispect.core.envelope import STATEMENT_TYPE, sign_envelope
-from verispect.core.errors import RequestError
+from verispect.core.errors import Reason, RequestError
 from verispect.core.statement import (
     INFERENCE_ID_BYTES,
+    Determinism,
     ExecutedModel,
     InferenceStatement,
     ModelIdentity,
@@ -36,15 +37,18 @@ from verispect.core.statement import (
 )
 from verispect.core.stream import StreamChain, sign_interim
 from verispect.engines.interface import EngineIdentity, Lane, Sampling
+from verispect.evidence.interface import EvidenceAppraisal
 from verispect.gateway.assurance import (
+    OWN_POLICY,
     SIGNED_ONLY,
     caller_nonce,
     required_assurance,
     wants_own_attestation,
 )
-from verispect.gateway.attestation import KeyAttestation
+from verispect.gateway.attestation import RENEW_SECONDS, KeyAttestation
 from verispect.gateway.http import Confidential, HttpRequest, TransactionTicket
 from verispect.gateway.metrics import Metrics
+from verispect.gateway.promising import choose_words, forecast_attestation, forecast_proof
 from verispect.gateway.proving import Proving, wants_to_wait
 from verispect.gateway.published import PublishedRecords
 from verispect.gateway.recovery import encode_recovery
@@ -63,7 +67,13 @@ _LANES: Final = {
     Lane.DETERMINISTIC: ServedLane.DETERMINISTIC,
     Lane.THROUGHPUT: ServedLane.THROUGHPUT,
 }
+_EXACT: Final = frozenset({Determinism.EXACT, Determinism.EXACT_BATCH_ONE})
 _SIGNATURE_ONLY: Final = (PromisedEvidence("signature"),)
+
+
+def _nothing(now: int) -> Sequence[PromisedEvidence]:  # noqa: ARG001
+    return ()
+
 
 Promises = Callable[[int], Sequence[PromisedEvidence]]
 """Given the time in milliseconds, the evidence that is promised and by when."""
@@ -114,25 +124,40 @@ class Recorder:
         if proving is not None:
             self.available[PROVEN.name] = PROVEN
         self._promises: dict[str, Promises] = {}
+        self._forecasts: dict[str, EvidenceAppraisal] = {}
+        if attestation is not None:
+            self._forecasts[attestation.policy.name] = forecast_attestation(
+                attestation.evidence_class, age_seconds=RENEW_SECONDS
+            )
+        if proving is not None:
+            self._forecasts[PROVEN.name] = forecast_proof(seconds=proving.seconds)
         self._opening_secret = opening_secret
         self._executed: dict[
             tuple[int, int, Lane], tuple[EngineIdentity, ServedModel, ExecutedModel]
         ] = {}
 
-    def offer(self, policy: AssurancePolicy, promises: Promises) -> None:
+    def offer(
+        self, policy: AssurancePolicy, promises: Promises, forecast: EvidenceAppraisal | None = None
+    ) -> None:
         """Deliver `policy` too, with evidence that comes after the answer.
 
         Args:
             policy: the preset.
             promises: gives the evidence that a statement signed at a time promises.
+            forecast: what it will show, for policies that are no preset; none counts on it without.
         """
+        if forecast is not None:
+            self._forecasts[policy.name] = forecast
         self.available[policy.name] = policy
         self._promises[policy.name] = promises
 
-    def promised(self, policy: AssurancePolicy, now: int) -> Sequence[PromisedEvidence] | None:
-        """Return the evidence that comes later under `policy`; `None` where none does."""
-        promises = self._promises.get(policy.name)
-        return None if promises is None else promises(now)
+    def promised(self, words: Sequence[str], now: int) -> list[PromisedEvidence]:
+        """Return the evidence of these words that comes later, each kind once."""
+        by_kind: dict[str, PromisedEvidence] = {}
+        for word in words:
+            for promise in self._promises.get(word, _nothing)(now):
+                by_kind.setdefault(promise.kind, promise)
+        return list(by_kind.values())
 
     def begin(
         self,
@@ -142,7 +167,7 @@ class Recorder:
         served: ServedModel,
         requested_model: str,
         lane: Lane,
-        assurance: str | None,
+        assurance: str | Mapping[str, Any] | None,
         service: ServiceVersion | None = None,
     ) -> Inference:
         """Accept a request for an inference, or refuse it before any work.
@@ -163,16 +188,24 @@ class Recorder:
             raise RequestError(
                 "an upstream service runs this model and would read the request", parameter="model"
             )
+        policy, words = self._required(request, assurance, served, lane)
+        attested = any(word.startswith("attested") for word in words)
+        nonce = caller_nonce(request.headers)
+        if policy.nonce_required and nonce is None:
+            raise RequestError(
+                "the required assurance asks for a nonce", parameter="Verispect-Nonce"
+            )
         return Inference(
             self,
             operation=operation,
             served=served,
             requested_model=requested_model,
             lane=lane,
-            policy=(policy := self._required(request, assurance, served)),
-            attest_inference=wants_own_attestation(request.headers, policy),
-            wait_for_proof=wants_to_wait(request.headers, proven=policy is PROVEN),
-            nonce=caller_nonce(request.headers),
+            policy=policy,
+            words=words,
+            attest_inference=wants_own_attestation(request.headers, attested=attested),
+            wait_for_proof=wants_to_wait(request.headers, proven=PROVEN.name in words),
+            nonce=nonce,
             received_at=request.received_at,
             confidential=request.confidential,
             ticket=request.transaction,
@@ -180,13 +213,32 @@ class Recorder:
         )
 
     def _required(
-        self, request: HttpRequest, assurance: str | None, served: ServedModel
-    ) -> AssurancePolicy:
-        """Return the policy that a request requires of this model."""
+        self,
+        request: HttpRequest,
+        assurance: str | Mapping[str, Any] | None,
+        served: ServedModel,
+        lane: Lane,
+    ) -> tuple[AssurancePolicy, tuple[str, ...]]:
+        """Return the policy that a request requires, and the words whose evidence meets it."""
         available = self.available
         if self.proving is not None and not (served.provable and request.confidential is None):
             available = {name: each for name, each in available.items() if each is not PROVEN}
-        return required_assurance(request.headers, assurance, available)
+        policy = required_assurance(request.headers, assurance, available)
+        if policy is SIGNED:
+            return policy, ()
+        if policy.name != OWN_POLICY:
+            words = tuple(word for word in policy.name.split("+") if word != SIGNED.name)
+            if served.identity not in policy.model_identities:
+                raise RequestError(
+                    f"{policy.name} needs a model whose weights this server loads",
+                    reason=Reason.ASSURANCE_UNAVAILABLE,
+                    parameter="assurance",
+                )
+            return policy, words
+        forecasts = {word: each for word, each in self._forecasts.items() if word in available}
+        if lane is not Lane.DETERMINISTIC or served.determinism not in _EXACT:
+            forecasts.pop(AUDITED.name, None)  # Nodes could not tell another output from a lie.
+        return policy, choose_words(policy, forecasts, served.identity)
 
     def executed(self, identity: EngineIdentity, served: ServedModel, lane: Lane) -> ExecutedModel:
         """Return what a statement says of `served` on this engine, whose identity is published."""
@@ -222,6 +274,7 @@ class Inference:
         requested_model: str,
         lane: Lane,
         policy: AssurancePolicy,
+        words: tuple[str, ...],
         attest_inference: bool,
         wait_for_proof: bool,
         nonce: bytes | None,
@@ -240,6 +293,8 @@ class Inference:
         self._requested_model = requested_model
         self._lane = lane
         self._policy = policy
+        self._words = words
+        self._is_attested = any(word.startswith("attested") for word in words)
         self._attest_inference = attest_inference
         self._wait_for_proof = wait_for_proof
         self._nonce = nonce
@@ -324,7 +379,7 @@ class Inference:
             StoreError: the stream is not durable, so the chunk must not leave.
         """
         first = self._chain is None
-        if first and self._policy is not SIGNED and self._recorder.attestation is not None:
+        if first and self._is_attested and self._recorder.attestation is not None:
             # Nothing leaves of an answer whose attestation could not be had at its end.
             await self._recorder.attestation.session()
         if self._chain is None:
@@ -404,10 +459,13 @@ class Inference:
         await self._take_place()
         draft = self._statement(finish_reasons=finish_reasons, usage=usage)
         release = False
-        if self._policy is PROVEN:
-            draft, release = await self._proven(draft)
-        elif self._policy is not SIGNED:
+        if self._is_attested:
             draft = await self._attested(draft)
+        promised = self._recorder.promised(self._words, draft.completed_at)
+        if promised:
+            draft = replace(draft, evidence=(*draft.evidence, *promised))
+        if PROVEN.name in self._words:
+            draft, release = await self._proven(draft)
         new = NewReceipt(
             inference_id=self._id,
             mint=lambda sequence: mint(draft, sequence, self.identifier, self._recorder.issuer),
@@ -425,10 +483,7 @@ class Inference:
         return issued
 
     async def _attested(self, draft: InferenceStatement) -> InferenceStatement:
-        """Name the evidence that the caller required: promised, or attested and on disk by now."""
-        promised = self._recorder.promised(self._policy, draft.completed_at)
-        if promised is not None:
-            return replace(draft, evidence=(*_SIGNATURE_ONLY, *promised))
+        """Name the attestation evidence that the caller required, which is on disk by now."""
         attestation = self._recorder.attestation
         assert attestation is not None  # No other policy was available.
         if self._attest_inference:

@@ -91,7 +91,7 @@ class ResponsesBody(msgspec.Struct, forbid_unknown_fields=True):
     store: bool | None = None
     stream: bool | None = None
     previous_response_id: Identifier | None = None
-    assurance: str | None = None
+    assurance: str | dict[str, Any] | None = None
     # Refused unless they ask for nothing; see `_WITHOUT_EFFECT`.
     access_programs: Any = None
     background: Any = None
@@ -162,7 +162,7 @@ class ResponsesRequest:
     """`None` where the caller did not say."""
     stream: bool
     previous_response_id: str | None
-    assurance: str | None
+    assurance: str | dict[str, Any] | None
     accepted: Mapping[str, Any]
     """Every other field as it was given; committed with the sampling parameters."""
 
