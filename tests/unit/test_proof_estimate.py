@@ -20,8 +20,13 @@ def test_the_size_is_close_to_the_proofs(name: str, budget: int) -> None:
     model, commitment = commit_model(graph, weights, columns=6, masking_budget=budget)
     prover = make_prover(model, weights, commitment, lambda: None)
     inputs = proof_models.inputs_for(graph, 2)
-    context = hashlib.sha256(b"context").digest()
-    actual = len(prove(prover, inputs, mode=prover.code.mode, context=context).proof.encode())
+    contexts = [hashlib.sha256(b"context %d" % i).digest() for i in range(8)]
+    # How many nodes an opening needs is up to the positions drawn; the mean is what is estimated.
+    sizes = [
+        len(prove(prover, inputs, mode=prover.code.mode, context=context).proof.encode())
+        for context in contexts
+    ]
+    actual = sum(sizes) / len(sizes)
     expected = estimate(graph, prover.code, 2, speed=1.0).proof_bytes
     assert actual <= expected * 1.05
     assert expected <= actual * 1.25
