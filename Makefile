@@ -101,6 +101,10 @@ bench-ledger: .venv/.test  ## Ingest, time to checkpoint, a large log, and the c
 bench-receipt: .venv/.test  ## Receipt size, minting and verifying
 	@$(RUN) bench/receipt.py
 
+.PHONY: bench-policy
+bench-policy: .venv/.test  ## Evaluating a policy on the evidence of one receipt
+	@$(RUN) bench/policy.py
+
 .PHONY: bench-proof
 bench-proof: .venv/.test  ## Time, size and memory of proofs of seven models
 	@$(RUN) bench/proof.py

@@ -22,7 +22,7 @@ from typing import Any, Final, Self
 import httpx
 
 from verispect.appraisal.asked import expect, read_request
-from verispect.appraisal.policy import PRESETS, AssurancePolicy
+from verispect.appraisal.policy import AssurancePolicy, expand, is_sum_of_presets
 from verispect.appraisal.result import VerifiedReceipt
 from verispect.appraisal.transcript import MAX_ANSWER_BYTES, Answer, read_answer
 from verispect.appraisal.trusted_root import TrustedRoot
@@ -242,7 +242,8 @@ class GatewayClient:
         headers: Mapping[str, str],
         on_text: Callable[[str], None],
     ) -> tuple[SealedRequest, Mapping[str, str], bytes]:
-        asked = PRESETS.get(headers["verispect-assurance"])
+        word = headers["verispect-assurance"]
+        asked = expand(word) if is_sum_of_presets(word) else None
         if asked is None or not requires_attestation(asked):
             raise RequestError(
                 "a confidential request asks for an attested assurance", parameter="assurance"
@@ -325,8 +326,7 @@ def verify_exchange(
             "the receipt in the answer is not the one the gateway keeps",
             reason=Reason.CONTENT_MISMATCH,
         )
-    required = PRESETS.get(exchange.assurance)
-    if required is None:
+    if not is_sum_of_presets(exchange.assurance):
         raise UnsupportedError(
             "the assurance asked for is unknown here", reason=Reason.ASSURANCE_UNKNOWN
         )
@@ -335,7 +335,7 @@ def verify_exchange(
         answer,
         inference_id=from_hex(receipt.claimed_inference),
         nonce=exchange.nonce,
-        assurance=required.digest(),
+        assurance=expand(exchange.assurance).digest(),
     )
     verified = Verifier(trusted_root).verify(
         receipt, opened=exchange.opened(), policy=policy, now=now, expected=expected
