@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from verispect.core.encoding import sha256
+from verispect.core.encoding import Digest, sha256
 from verispect.core.errors import Error, MalformedError
 from verispect.payments.authorisation import Authorisation, AuthorisationKey, Scheme
 from verispect.payments.machine import PaymentMachine, Reservation
@@ -49,6 +49,7 @@ class Desk:
         amount: int = 100,
         scheme: Scheme = Scheme.UPTO,
         valid_before: int = 2000,
+        identifier: Digest | None = None,
     ) -> Reservation:
         key = AuthorisationKey.of_transfer("eip155:31337", TOKEN, PAYER, nonce)
         return self.machine.reserve(
@@ -57,6 +58,7 @@ class Desk:
             sheet=sha256(b"sheet"),
             ceiling=100,
             deadline=1500,
+            identifier=identifier,
         )
 
 
@@ -172,3 +174,15 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
         connection.execute("CREATE TABLE other (one INTEGER)")
     with pytest.raises(Error, match="store-failed"):
         PaymentStore(path)
+
+
+def test_an_identifier_names_one_payment_until_that_is_released(desk: Desk) -> None:
+    """A second authorisation under a name in use is refused and takes nothing."""
+    name, other = sha256(b"name"), "0x" + "01" * 32
+    first = desk.reserve(identifier=name)
+    assert not desk.reserve(identifier=name).is_new
+    with pytest.raises(Error, match="payment-conflict"):
+        desk.reserve(nonce=other, identifier=name)
+    assert len(desk.store.unfinished()) == 1, "the refused one left no trace"
+    desk.machine.release(first.payment.payment_id)
+    assert desk.reserve(nonce=other, identifier=name).is_new

@@ -148,6 +148,7 @@ class Reason(StrEnum):
     METERING_MISSING = "metering-missing"
     METERING_MISMATCH = "metering-mismatch"
     PAYMENT_INVALID = "payment-invalid"
+    PAYMENT_STALE = "payment-stale"
     # The history of a service, checked.
     SERVICE_UNLOGGED = "service-unlogged"
     SERVICE_CHANGED = "service-changed"
@@ -168,6 +169,7 @@ class Reason(StrEnum):
     PRICE_UNKNOWN = "price-unknown"
     PAYMENT_CONFLICT = "payment-conflict"
     PAYMENT_OVERDUE = "payment-overdue"
+    PAYMENT_BUSY = "payment-busy"
     MODEL_NOT_FOUND = "model-not-found"
     MODEL_CHANGED = "model-changed"
     MODEL_EXISTS = "model-exists"

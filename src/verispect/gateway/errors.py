@@ -47,6 +47,8 @@ _STATUS_OF_REASON: Final[Mapping[Reason, int]] = {
     Reason.PAYMENT_CONFLICT: 409,
     Reason.PAYMENT_INVALID: 402,
     Reason.PAYMENT_OVERDUE: 402,
+    Reason.PAYMENT_STALE: 402,
+    Reason.PAYMENT_BUSY: 402,
     Reason.MODEL_CHANGED: 503,
     Reason.ENGINE_FAILED: 500,
     Reason.PROOF_FAILED: 500,
@@ -60,7 +62,11 @@ _STATUS_OF_REASON: Final[Mapping[Reason, int]] = {
     Reason.STORE_LOCKED: 503,
 }
 
-_RETRY_AFTER: Final = {Reason.ENGINE_OVERLOADED, Reason.SERVER_OVERLOADED}
+_RETRY_AFTER: Final = {
+    Reason.ENGINE_OVERLOADED,
+    Reason.SERVER_OVERLOADED,
+    Reason.PAYMENT_BUSY,
+}
 
 
 class HttpError(RequestError):

@@ -73,6 +73,7 @@ class PaymentMachine:
         sheet: Digest,
         ceiling: int,
         deadline: int,
+        identifier: Digest | None = None,
     ) -> Reservation:
         """Take an authorisation for one request, before anything runs.
 
@@ -82,9 +83,11 @@ class PaymentMachine:
             sheet: digest of the price sheet that was quoted from.
             ceiling: the most that the request may cost.
             deadline: seconds since 1970, by which assurance must be met.
+            identifier: the payer's own name for this payment, where it gave one.
 
         Raises:
-            RequestError: `payment-conflict` where it pays for another request, `payment-overdue`
+            RequestError: `payment-conflict` where it pays for another request, or where the
+                identifier is that of another payment that was not released; `payment-overdue`
                 where it could expire before the deadline.
             VerificationError: `payment-invalid` where the amount does not cover the ceiling.
             StoreError: `store-failed`, `store-locked`.
@@ -102,7 +105,7 @@ class PaymentMachine:
                     reason=Reason.PAYMENT_INVALID,
                 )
         wanted = Payment(authorisation, request, sheet, ceiling, deadline)
-        stored, is_new = self._store.reserve(wanted)
+        stored, is_new = self._store.reserve(wanted, identifier)
         if stored.request != request:
             raise RequestError(
                 "the payment is spent on another request", reason=Reason.PAYMENT_CONFLICT

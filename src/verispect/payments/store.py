@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from verispect.core.encoding import Digest
-from verispect.core.errors import Reason, StoreError
+from verispect.core.errors import Reason, RequestError, StoreError
 from verispect.ledger.schema import is_locked, open_writer
 from verispect.payments.authorisation import Authorisation, AuthorisationKey, Scheme
 
@@ -83,6 +83,12 @@ CREATE TABLE payments (
   UNIQUE (network, asset, holder, mark),
   CHECK (state NOT IN ('delivered', 'capturing', 'pending', 'captured')
          OR (charge IS NOT NULL AND answer IS NOT NULL))
+) STRICT, WITHOUT ROWID
+""",
+    """
+CREATE TABLE identifiers (
+  id BLOB PRIMARY KEY CHECK (length(id) = 32),
+  payment BLOB NOT NULL REFERENCES payments (id)
 ) STRICT, WITHOUT ROWID
 """,
     (
@@ -170,11 +176,19 @@ class PaymentStore:
         with self._lock:
             self._connection.close()
 
-    def reserve(self, payment: Payment) -> tuple[Payment, bool]:
+    def reserve(self, payment: Payment, identifier: Digest | None = None) -> tuple[Payment, bool]:
         """Take an authorisation for a request, unless it is taken already.
+
+        Args:
+            payment: as it is to be reserved.
+            identifier: the payer's own name for it, which no other payment may then bear, unless
+                the one that bears it was released.
 
         Returns:
             What stands in the store, and whether this call put it there.
+
+        Raises:
+            RequestError: `payment-conflict` where the identifier is another payment's.
         """
         authorisation = payment.authorisation
         key = authorisation.key
@@ -202,7 +216,26 @@ class PaymentStore:
                     None,
                 ),
             )
+            if identifier is not None:
+                self._name(identifier, payment.payment_id)
             return self._row(payment.payment_id), inserted.rowcount == 1
+
+    def _name(self, identifier: Digest, payment_id: Digest) -> None:
+        named = self._connection.execute(
+            "INSERT INTO identifiers (id, payment) VALUES (?, ?) ON CONFLICT (id) DO UPDATE"
+            " SET payment = excluded.payment WHERE payment <> excluded.payment"
+            " AND (SELECT state FROM payments WHERE payments.id = payment) = ?",
+            (identifier, payment_id, State.RELEASED.value),
+        )
+        if named.rowcount == 1:
+            return
+        (bearer,) = self._connection.execute(
+            "SELECT payment FROM identifiers WHERE id = ?", (identifier,)
+        ).fetchone()
+        if bearer != payment_id:
+            raise RequestError(
+                "the payment identifier is another payment's", reason=Reason.PAYMENT_CONFLICT
+            )
 
     def move(
         self,

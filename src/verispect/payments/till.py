@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from verispect.core.encoding import Digest
+from verispect.core.encoding import Digest, encode, sha256
 from verispect.core.errors import Error
 from verispect.payments.authorisation import Authorisation
 from verispect.payments.pricing import Quote
@@ -20,6 +20,11 @@ from verispect.payments.store import Payment
 
 EXECUTION_SECONDS: Final = 240
 """How long an answer may take to make; its payment has to last for it."""
+
+SETTLEMENT_SECONDS: Final = 120
+"""How long an authorisation must outlast its deadline: for its way here, and to be settled."""
+
+_IDENTIFIER_DOMAIN: Final = "verispect-payment-identifier-v1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +62,13 @@ class Presented:
     """The client's `payment-identifier`, where it sent one."""
     demand: Demand
 
+    @property
+    def identifier_digest(self) -> Digest | None:
+        """What the machine reserves under: nobody can take up another payer's identifiers."""
+        if self.identifier is None:
+            return None
+        return sha256(encode([_IDENTIFIER_DOMAIN, self.payer, self.identifier]))
+
 
 @dataclass(frozen=True, slots=True)
 class ReceiptNotice:
@@ -91,13 +103,36 @@ class Till(Protocol):
         ...
 
     def read(self, header: str, demand: Demand) -> Presented:
-        """Read and verify the value of `PAYMENT-SIGNATURE`, without reserving anything.
+        """Read and verify the value of `PAYMENT-SIGNATURE`.
+
+        The machine is to reserve at once afterwards, with `Demand.lasting_seconds` to the deadline
+        and `Presented.identifier_digest`. A deposit is made here, since a voucher is worth nothing
+        before it, and the channel is held for the request; a hold that no reservation follows
+        ends by itself. Where reserving fails, `demand` says why.
 
         Raises:
             MalformedError: `malformed-payment`, `too-large`.
             VerificationError: `payment-invalid` where the signature, the amount, the recipient,
-                the network, the balance or the time is not as demanded.
-            RequestError: `payment-conflict` where the channel is busy or its amount stale.
+                the network, the balance or the time is not as demanded; `payment-stale` where the
+                voucher does not continue from what was charged.
+            RequestError: `payment-busy` where the channel pays for another request just now,
+                `payment-overdue` where the payment does not last until its deadline.
+            NetworkError: `chain-failed` where the chain cannot be asked.
+        """
+        ...
+
+    def refund(self, header: str) -> str | None:
+        """Refund what is left in a channel, where `PAYMENT-SIGNATURE` asks for that.
+
+        To be asked before `read`, for any method and without any inference.
+
+        Returns:
+            The value of `PAYMENT-RESPONSE`; `None` where the header is no refund.
+
+        Raises:
+            MalformedError: `malformed-payment`, `too-large`.
+            VerificationError: `payment-invalid`, `payment-stale`.
+            RequestError: `payment-busy`.
         """
         ...
 
