@@ -111,7 +111,7 @@ bench-proof: .venv/.test  ## Time, size and memory of proofs of seven models
 
 .PHONY: bench-coverage
 bench-coverage: .venv/.test  ## Coverage counted over ten million receipts
-	@$(RUN) bench/coverage.py
+	@$(RUN) bench/log_coverage.py
 
 .PHONY: bench-tlog
 bench-tlog: .venv/.test  ## Hashing, leaves and proofs of the log, without a disk

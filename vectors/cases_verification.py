@@ -215,14 +215,7 @@ def _compromised() -> Iterator[Case]:
     log, witness = VectorKey("log"), VectorKey("witness")
     origin, seen_at = "vectors.example/log", SIGNED_AT + 1000
     vkey = VerifierKey(origin, log.public_key).encode()
-    promised = (PromisedEvidence("signature"), PromisedEvidence("log", None, NOW))
-    bare = InferenceReceipt.parse(receipt(evidence=promised))
-    leaf = ReceiptLeaf.of(bare).encode()
-    head = Checkpoint(origin, 1, leaf_hash(leaf))
-    cosigned = cosign(head, name="witness", seconds=seen_at // 1000, signer=witness)
-    signed = sign_checkpoint(head, signer=log).with_signatures([cosigned])
-    entry = make_log_evidence(leaf, TlogProof(0, (), signed), collected_at=seen_at)
-    logged = replace(bare.envelope, evidence=(entry.to_row(),)).encode()
+    logged = _logged(origin, log, witness, due_at=NOW, seen_at=seen_at, stated_at=seen_at)
     for name, description, at, data, verdict in (
         ("accept-seen-before-compromise", "witnesses saw it before", seen_at + 1, logged, VERIFIED),
         ("key-compromised-when-seen", "witnesses saw it at that time", seen_at, logged, None),
@@ -234,6 +227,26 @@ def _compromised() -> Iterator[Case]:
         root["witnesses"] = {"threshold": 1, "keys": [witness_vkey]}
         result, reason = verdict or ("refused", "key-compromised")
         yield _case(name, description, result, reason, data=data, trustedRoot=json.dumps(root))
+    # The entry says that it came in time, and its witnesses saw the leaf a second later.
+    data = _logged(origin, log, witness, due_at=seen_at - 1, seen_at=seen_at, stated_at=SIGNED_AT)
+    del root["issuerKeys"][0]["compromisedAt"]
+    text = json.dumps(root)
+    late = ("refused", "evidence-late")
+    yield _case("log-seen-after-its-deadline", "dated back", *late, data=data, trustedRoot=text)
+
+
+def _logged(
+    origin: str, log: VectorKey, witness: VectorKey, *, due_at: int, seen_at: int, stated_at: int
+) -> bytes:
+    """Return a receipt that promised a log, with evidence which says when it was collected."""
+    promised = (PromisedEvidence("signature"), PromisedEvidence("log", None, due_at))
+    bare = InferenceReceipt.parse(receipt(evidence=promised))
+    leaf = ReceiptLeaf.of(bare).encode()
+    head = Checkpoint(origin, 1, leaf_hash(leaf))
+    cosigned = cosign(head, name="witness", seconds=seen_at // 1000, signer=witness)
+    signed = sign_checkpoint(head, signer=log).with_signatures([cosigned])
+    entry = make_log_evidence(leaf, TlogProof(0, (), signed), collected_at=stated_at)
+    return replace(bare.envelope, evidence=(entry.to_row(),)).encode()
 
 
 def _times_and_nonce() -> Iterator[Case]:

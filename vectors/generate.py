@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable
+from itertools import chain
 from pathlib import Path
 
 from cases_formats import (
@@ -21,6 +22,7 @@ from cases_formats import (
     stream,
     trusted_root_cases,
 )
+from cases_services import services
 from cases_transactions import transactions
 from cases_verification import verification
 
@@ -32,7 +34,7 @@ NAMESPACES: dict[str, Callable[[], Iterable[Case]]] = {
     "stream": stream,
     "trusted-root": trusted_root_cases,
     "policy": policy_cases,
-    "verification": verification,
+    "verification": lambda: chain(verification(), services()),
     "transaction": transactions,
 }
 

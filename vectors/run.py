@@ -10,11 +10,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from verispect.appraisal.policy import AssurancePolicy
 from verispect.appraisal.result import Verdict
+from verispect.appraisal.service_history import ServiceHistory
 from verispect.appraisal.transaction import TransactionVerifier
 from verispect.appraisal.trusted_root import TrustedRoot
 from verispect.appraisal.verifier import Expected, Verifier
@@ -103,12 +105,15 @@ def _policy(case: dict[str, Any]) -> Answer:
 def _verification(case: dict[str, Any]) -> Answer:
     receipt = InferenceReceipt.parse(bytes.fromhex(case["receipt"]))
     root = TrustedRoot.from_json(_root_bytes(case))
+    history = None
+    if "history" in case:
+        history = ServiceHistory.from_json(case["history"].encode(), root.issuer_key)
     result = Verifier(root).appraise(
         receipt,
         opened=decode_openings(bytes.fromhex(case["openings"])) if "openings" in case else {},
         policy=AssurancePolicy.from_toml(case["policy"]),
         now=case["now"],
-        expected=_expected(case.get("expected", {})),
+        expected=replace(_expected(case.get("expected", {})), history=history),
     )
     return (result.verdict.value, result.reason.value if result.reason else None)
 

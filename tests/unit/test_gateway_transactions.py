@@ -76,7 +76,7 @@ def post(gateway: RunningGateway, parts: Any, **fields: Any):
 
 
 def test_several_interfaces_in_one_request_verify_as_one(gateway: RunningGateway) -> None:
-    """Chat, completion, response and embedding, each fed from an earlier one, are one transaction."""
+    """Chat, completion, response and embedding, each fed from an earlier one, verify as one."""
     parts = [
         chat("alpha beta"),
         complete(from_part(0, FIRST_CHAT)),

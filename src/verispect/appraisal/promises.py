@@ -93,20 +93,26 @@ def check_missing(missing: Sequence[PromisedEvidence], now: int) -> list[Check]:
 
 
 def check_late(
-    promises: Sequence[PromisedEvidence], entry: EvidenceEntry, *, named: bool
+    promises: Sequence[PromisedEvidence],
+    entry: EvidenceEntry,
+    *,
+    established_at: int | None,
+    named: bool,
 ) -> list[Check]:
-    """Refuse promised evidence that was collected after its deadline.
+    """Refuse promised evidence that came after its deadline.
 
     Args:
         promises: those of the statement.
-        entry: the evidence.
+        entry: the evidence; nobody signed the time that it states of itself.
+        established_at: the time that the evidence proves, where it proves one.
         named: whether the statement names it by digest; it was then ready when it was signed.
     """
     if named:
         return []
     due = [each.due_at for each in promises if each.kind == entry.kind and each.digest is None]
     deadlines = [each for each in due if each is not None]
-    if deadlines and entry.collected_at > max(deadlines):
+    came_at = max(entry.collected_at, established_at or 0)
+    if deadlines and came_at > max(deadlines):
         return [
             Check(
                 f"promise:{entry.kind}",

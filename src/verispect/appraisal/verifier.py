@@ -210,7 +210,10 @@ class Verifier:
                 checks.append(Check(name, CheckStatus.UNKNOWN, detail, Reason.UNSUPPORTED_EVIDENCE))
             else:
                 appraisal = kind.appraise(replace(context, entry=entry))
-                checks += check_late(promises, entry, named=digest in named)
+                established_at = appraisal.facts.established_at
+                checks += check_late(
+                    promises, entry, established_at=established_at, named=digest in named
+                )
                 checks += appraisal.checks or [_nothing_checked(name)]
                 not_covered += appraisal.not_covered
                 found.append(appraisal)
