@@ -2,5 +2,5 @@
 
 The room may import `core` to `node`; it knows nothing of HTTP. It refuses to run an inference
 and to decide whether assurance was met: it is told. It moves no money itself either: a
-`Settlement` does, and none for a real chain is here yet.
+`Settlement` does (`verispect.payments.chain`).
 """
