@@ -160,5 +160,14 @@ class Till(Protocol):
         ...
 
     def sweep(self, owed: Sequence[Payment]) -> int:
-        """Settle many payments in as few transactions as can be; return how many payments."""
+        """Settle many payments in as few transactions as can be; return how many payments.
+
+        Vouchers are taken by this alone: capturing one leaves it `pending`, since it is money
+        already and a transaction for each would cost more than most of them are worth. After a
+        sweep the machine reconciles them to `captured`.
+        """
+        ...
+
+    def close(self) -> None:
+        """Close files and connections."""
         ...
