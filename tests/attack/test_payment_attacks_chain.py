@@ -16,7 +16,14 @@ from web3.providers.base import BaseProvider
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "unit"))
 
-from payment_wires import AMOUNT, Channel, approve_permit2, exact_payment, permit2_payment
+from payment_wires import (
+    AMOUNT,
+    Channel,
+    EverythingIsOwed,
+    approve_permit2,
+    exact_payment,
+    permit2_payment,
+)
 
 from verispect.core.errors import Reason, StoreError, VerificationError
 from verispect.ledger.anchor.account import ChainAccount
@@ -47,7 +54,11 @@ def world() -> DevelopmentChain:
 
 @pytest.fixture
 def settlement(world) -> ChainSettlement:
-    return ChainSettlement(world.facilitator_signer, authoriser=world.account("authoriser"))
+    return ChainSettlement(
+        world.facilitator_signer,
+        book=EverythingIsOwed(),
+        authoriser=world.account("authoriser"),
+    )
 
 
 def rewritten(payment, change) -> Any:
@@ -180,7 +191,11 @@ def test_a_payer_withdraws_only_what_was_not_claimed():
     """What is claimed in time is the payee's; the rest goes back after the delay."""
     ahead = [0]
     world = DevelopmentChain(now=lambda: int(time.time()) + ahead[0])
-    settlement = ChainSettlement(world.facilitator_signer, authoriser=world.account("authoriser"))
+    settlement = ChainSettlement(
+        world.facilitator_signer,
+        book=EverythingIsOwed(),
+        authoriser=world.account("authoriser"),
+    )
     before = world.balance(world.payer().address)
     channel = Channel(world, deposit=20_000)
     payment = channel.payment(2_500)

@@ -13,7 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "unit"))
 
-from payment_wires import AMOUNT, Channel, exact_payment
+from payment_wires import AMOUNT, Channel, EverythingIsOwed, exact_payment
 
 from verispect.core.encoding import sha256
 from verispect.core.errors import Error, NetworkError, VerificationError
@@ -45,7 +45,10 @@ class Shop:
         client = FacilitatorClient(URL, transport=self.hostile)
         authoriser = self.world.account("authoriser")
         settlement = FacilitatorSettlement(
-            client, observer(self.world.chain), authoriser=authoriser
+            client,
+            observer(self.world.chain, book=EverythingIsOwed()),
+            book=EverythingIsOwed(),
+            authoriser=authoriser,
         )
         self.machine = PaymentMachine(
             PaymentStore(folder / "payments.sqlite"), settlement, now=lambda: int(time.time())

@@ -19,7 +19,8 @@ from verispect.payments.authorisation import Authorisation, AuthorisationKey, Sc
 from verispect.payments.chain.addresses import PERMIT2
 from verispect.payments.chain.calls import call_data
 from verispect.payments.chain.development import TOKEN_ADDRESS, DevelopmentChain
-from verispect.payments.chain.vouchers import send_and_wait
+from verispect.payments.chain.terms import read_voucher
+from verispect.payments.chain.vouchers import Claim, send_and_wait
 from verispect.payments.store import Payment, State
 
 AMOUNT = 12_345
@@ -96,6 +97,14 @@ def permit2_payment(world: DevelopmentChain, scheme: Scheme, *, charge: int = AM
     return payment_of(wanted, scheme, key, made, charge=charge)
 
 
+class EverythingIsOwed:
+    """A book of channels in which no payment was released."""
+
+    def claim(self, payment: Payment, charge: int) -> Claim:
+        terms = read_voucher(payment.authorisation)
+        return Claim(terms, terms.most - payment.authorisation.amount + charge)
+
+
 class Channel:
     """A channel of a payer with a deposit in it."""
 
@@ -123,7 +132,7 @@ class Channel:
             salt="0x" + salt.to_bytes(32).hex(),
         )
         self.id = compute_channel_id(self.config, world.network)
-        self.charged = 0
+        self.charged = self.turn = 0
         wanted = requirements(
             world, "batch-settlement", receiverAuthorizer=self.config.receiver_authorizer
         )
@@ -147,7 +156,10 @@ class Channel:
             "voucher": voucher.to_dict(),
         }
         self.charged += charge
-        key = AuthorisationKey.of_voucher(self.world.network, TOKEN_ADDRESS, self.id, mark)
+        key = AuthorisationKey.of_voucher(
+            self.world.network, TOKEN_ADDRESS, self.id, mark, self.turn
+        )
+        self.turn += 1
         return payment_of(
             self.requirements,
             Scheme.BATCH_SETTLEMENT,

@@ -8,6 +8,7 @@ import pytest
 from payment_wires import (
     AMOUNT,
     Channel,
+    EverythingIsOwed,
     approve_permit2,
     exact_payment,
     permit2_payment,
@@ -33,7 +34,11 @@ def world() -> DevelopmentChain:
 
 @pytest.fixture
 def settlement(world) -> ChainSettlement:
-    return ChainSettlement(world.facilitator_signer, authoriser=world.account("authoriser"))
+    return ChainSettlement(
+        world.facilitator_signer,
+        book=EverythingIsOwed(),
+        authoriser=world.account("authoriser"),
+    )
 
 
 def test_contracts_stand_where_x402_looks_for_them():

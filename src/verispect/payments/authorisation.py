@@ -22,6 +22,7 @@ MAX_AUTHORISATION_BYTES: Final = 16 * 1024
 _DOMAIN: Final = "verispect-payment-v1"
 _NETWORK: Final = re.compile(r"eip155:[1-9][0-9]{0,31}")
 _ADDRESS: Final = re.compile(r"0x[0-9a-f]{40}")
+_VOUCHER_MARK: Final = re.compile(r"([1-9][0-9]{0,18})-(?:0|[1-9][0-9]{0,18})")
 _WORD: Final = re.compile(r"0x[0-9a-f]{64}")
 
 
@@ -42,8 +43,10 @@ class Scheme(StrEnum):
 class AuthorisationKey:
     """What makes an authorisation the same one: it can be spent once.
 
-    For a single transfer the holder is the payer and the mark its nonce; for a channel the holder
-    is the channel and the mark the cumulative amount of the voucher.
+    For a single transfer the holder is the payer and the mark its nonce. For a channel the holder
+    is the channel and the mark the cumulative amount of the voucher with the turn of the channel: a
+    request that costs less than its ceiling leaves room for a later one with the same cumulative
+    amount, and that is another payment.
     """
 
     network: str
@@ -67,21 +70,40 @@ class AuthorisationKey:
 
     @classmethod
     def of_voucher(
-        cls, network: str, asset: str, channel: str, cumulative: int
+        cls, network: str, asset: str, channel: str, cumulative: int, turn: int
     ) -> AuthorisationKey:
         """Return the key of one voucher of a channel.
+
+        Args:
+            network: CAIP-2 name of the chain.
+            asset: address of the token.
+            channel: its id.
+            cumulative: the amount of the voucher.
+            turn: how many payments the channel had before, as its server counts them.
 
         Raises:
             MalformedError: `malformed-payment`.
         """
-        if not 0 < cumulative <= MAX_AMOUNT:
+        if not (0 < cumulative <= MAX_AMOUNT and 0 <= turn <= MAX_AMOUNT):
             raise MalformedError("the amount is out of range", reason=Reason.MALFORMED_PAYMENT)
         return cls(
             _checked(_NETWORK, network),
             _checked(_ADDRESS, asset),
             _checked(_WORD, channel),
-            str(cumulative),
+            f"{cumulative}-{turn}",
         )
+
+    @property
+    def cumulative(self) -> int:
+        """The amount of the voucher whose key this is.
+
+        Raises:
+            MalformedError: `malformed-payment` where it is no voucher's.
+        """
+        match = _VOUCHER_MARK.fullmatch(self.mark)
+        if match is None:
+            raise MalformedError("the payment is not a voucher's", reason=Reason.MALFORMED_PAYMENT)
+        return int(match[1])
 
     def digest(self) -> Digest:
         """Return the payment's id, which the statement of the inference commits to."""

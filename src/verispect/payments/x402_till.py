@@ -66,6 +66,7 @@ def open_till(
         NetworkError: `network-failed`, `chain-failed`.
         TrustError: `chain-unexpected`, `development-chain`.
     """
+    del store, signer, now
     raise UnsupportedError(
         f"the mode {settings.mode} is not there yet", reason=Reason.UNSUPPORTED_VERSION
     )

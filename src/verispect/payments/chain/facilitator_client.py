@@ -9,7 +9,6 @@ No redirect is followed, and what a facilitator says appears in no message.
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 import secrets
@@ -25,7 +24,7 @@ from verispect.payments.authorisation import Scheme
 from verispect.payments.chain.settlement import ChainSettlement
 from verispect.payments.chain.signer import ChainSigner
 from verispect.payments.chain.terms import read_payload
-from verispect.payments.chain.vouchers import Authoriser, claim_payload, newest_claims
+from verispect.payments.chain.vouchers import Authoriser, ChannelBook, claim_payload
 from verispect.payments.settlement import Finding, Standing
 from verispect.payments.store import Payment
 
@@ -130,6 +129,7 @@ class FacilitatorSettlement:
     Args:
         client: of the facilitator.
         chain: who looks at the chain; without it payments stay pending.
+        book: what channels owe; without it vouchers are not taken.
         authoriser: the payee's key for claims of channels.
     """
 
@@ -138,10 +138,12 @@ class FacilitatorSettlement:
         client: FacilitatorClient,
         chain: ChainSettlement | None,
         *,
+        book: ChannelBook | None = None,
         authoriser: Authoriser | None = None,
     ) -> None:
         self._client = client
         self._chain = chain
+        self._book = book
         self._authoriser = authoriser
 
     def settle(self, payment: Payment, amount: int) -> None:
@@ -159,10 +161,11 @@ class FacilitatorSettlement:
             )
         requirements = {**accepted, "amount": str(amount)}
         if payment.authorisation.scheme is Scheme.BATCH_SETTLEMENT:
-            payload = copy.deepcopy(payload)
+            if self._book is None:
+                raise VerificationError("no channels are kept here", reason=Reason.PAYMENT_INVALID)
             chain_id = int(payment.authorisation.key.network.partition(":")[2])
-            claims = newest_claims([(payment, amount)])
-            payload["payload"] = claim_payload(claims, self._authoriser, chain_id)
+            claims = [self._book.claim(payment, amount)]
+            payload = {**payload, "payload": claim_payload(claims, self._authoriser, chain_id)}
         transaction = self._client.settle(payload, requirements)
         if self._chain is not None:
             self._chain.hint(payment, transaction)
@@ -174,10 +177,12 @@ class FacilitatorSettlement:
         return self._chain.look(payment, amount)
 
 
-def observer(chain: Chain, *, confirmations: int = 1) -> ChainSettlement:
+def observer(
+    chain: Chain, *, book: ChannelBook | None = None, confirmations: int = 1
+) -> ChainSettlement:
     """Return a settlement that only looks: its account has no money and is forgotten."""
     nobody = ChainAccount(secrets.token_bytes(32))
-    return ChainSettlement(ChainSigner(chain, nobody), confirmations=confirmations)
+    return ChainSettlement(ChainSigner(chain, nobody), book=book, confirmations=confirmations)
 
 
 def _body(payload: dict[str, Any], requirements: dict[str, Any]) -> dict[str, Any]:

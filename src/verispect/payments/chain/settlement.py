@@ -28,15 +28,16 @@ from verispect.payments.chain.addresses import EXACT_PERMIT2_PROXY, UPTO_PERMIT2
 from verispect.payments.chain.calls import call_data
 from verispect.payments.chain.reading import SEARCH_BLOCKS, TransferReader, settle_data
 from verispect.payments.chain.signer import ChainSigner
-from verispect.payments.chain.terms import Method, TransferTerms, read_transfer, read_voucher
+from verispect.payments.chain.terms import Method, TransferTerms, read_transfer
 from verispect.payments.chain.vouchers import (
     MAX_CLAIMS,
     Authoriser,
+    ChannelBook,
+    Claim,
     channel_totals,
     newest_claims,
     pay_out,
     send_claims,
-    total_of,
 )
 from verispect.payments.settlement import Finding, Standing
 from verispect.payments.store import Payment
@@ -51,6 +52,7 @@ class ChainSettlement:
 
     Args:
         signer: the account that brings payments to the chain and pays the gas.
+        book: what channels owe; without it vouchers are neither taken nor found.
         authoriser: the payee's key for claims; none where the signer itself may claim.
         confirmations: blocks that must confirm what is believed, its own counted.
         search_blocks: how far back a use of an authorisation is searched for.
@@ -60,11 +62,13 @@ class ChainSettlement:
         self,
         signer: ChainSigner,
         *,
+        book: ChannelBook | None = None,
         authoriser: Authoriser | None = None,
         confirmations: int = 1,
         search_blocks: int = SEARCH_BLOCKS,
     ) -> None:
         self._signer = signer
+        self._book = book
         self._authoriser = authoriser
         self._reader = TransferReader(
             signer.chain, confirmations=confirmations, search_blocks=search_blocks
@@ -87,9 +91,7 @@ class ChainSettlement:
         authorisation = payment.authorisation
         self._check(authorisation, amount)
         if authorisation.scheme is Scheme.BATCH_SETTLEMENT:
-            receipt = send_claims(
-                self._signer, newest_claims([(payment, amount)]), self._authoriser
-            )
+            receipt = send_claims(self._signer, [self._claim(payment, amount)], self._authoriser)
             self.hint(payment, receipt.tx_hash)
             return
         terms = read_transfer(authorisation)
@@ -121,7 +123,7 @@ class ChainSettlement:
             for payment, charge in owed
             if payment.authorisation.scheme is Scheme.BATCH_SETTLEMENT
         ]
-        claims = newest_claims(vouchers)
+        claims = newest_claims(self._claim(payment, charge) for payment, charge in vouchers)
         claimed: dict[bytes, str] = {}
         for start in range(0, len(claims), MAX_CLAIMS):
             rows = claims[start : start + MAX_CLAIMS]
@@ -181,16 +183,21 @@ class ChainSettlement:
 
         A voucher has no end and its channel can be filled again, so that it is never void.
         """
-        terms = read_voucher(payment.authorisation)
+        claim = self._claim(payment, amount)
         sight = self._reader.sight()
         if sight is None:
             return Finding(Standing.UNKNOWN)
-        total, chain = total_of(payment, amount), self._signer.chain
-        if channel_totals(chain, terms.channel_id, block=sight.confirmed).claimed >= total:
+        total, chain, channel_id = claim.total, self._signer.chain, claim.terms.channel_id
+        if channel_totals(chain, channel_id, block=sight.confirmed).claimed >= total:
             return Finding(Standing.PAID, self._sent(payment))
-        if channel_totals(chain, terms.channel_id).claimed >= total:
+        if channel_totals(chain, channel_id).claimed >= total:
             return Finding(Standing.UNKNOWN)
         return Finding(Standing.UNUSED)
+
+    def _claim(self, payment: Payment, charge: int) -> Claim:
+        if self._book is None:
+            raise VerificationError("no channels are kept here", reason=Reason.PAYMENT_INVALID)
+        return self._book.claim(payment, charge)
 
     # -- Where to look first ------------------------------------------------------------------
 

@@ -177,10 +177,10 @@ def read_voucher(authorisation: Authorisation) -> VoucherTerms:
     except (KeyError, TypeError, ValueError) as error:
         raise _malformed() from error
     key = authorisation.key
-    if (terms.token.lower(), "0x" + terms.channel_id.hex(), str(terms.most)) != (
+    if (terms.token.lower(), "0x" + terms.channel_id.hex(), terms.most) != (
         key.asset,
         key.holder,
-        key.mark,
+        key.cumulative,
     ):
         raise _malformed()
     return terms

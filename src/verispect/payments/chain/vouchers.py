@@ -5,13 +5,14 @@ claim names the total that was charged so far, so that claiming twice changes no
 claim of the newest total takes all that came before it. What is claimed is the payee's: nobody can
 take it back, and anybody can have it sent to the payee, and to nobody else.
 
-The total that a payment brings its channel to is `mark - amount + charge`: the voucher's amount is
-what was charged before and the ceiling of this payment.
+What a channel owes cannot be told from one payment: an earlier one may have been charged and then
+released, because its assurance did not come. So a `ChannelBook` says it, which counts what is owed
+and nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -22,7 +23,7 @@ from verispect.ledger.anchor.chain import Chain
 from verispect.payments.chain.addresses import BATCH_SETTLEMENT
 from verispect.payments.chain.calls import call_data, read_words
 from verispect.payments.chain.signer import ChainReceipt, ChainSigner
-from verispect.payments.chain.terms import VoucherTerms, read_voucher
+from verispect.payments.chain.terms import VoucherTerms
 from verispect.payments.store import Payment
 
 MAX_CLAIMS: Final = 100
@@ -38,6 +39,21 @@ _TYPES: Final = {
         {"name": "totalClaimed", "type": "uint128"},
     ],
 }
+
+
+class ChannelBook(Protocol):
+    """Knows what each channel owes; `payments.channels` keeps one that survives crashes."""
+
+    def claim(self, payment: Payment, charge: int) -> Claim:
+        """Return the claim that takes a payment which is owed, and all that was owed before it.
+
+        Asked again it MUST return the same total, or a higher one.
+
+        Raises:
+            VerificationError: `payment-invalid` where the channel is not known.
+            MalformedError: `malformed-payment`.
+        """
+        ...
 
 
 class Authoriser(Protocol):
@@ -70,11 +86,6 @@ class Claim:
     total: int
 
 
-def total_of(payment: Payment, charge: int) -> int:
-    """Return what its channel has been charged once this payment is taken."""
-    return int(payment.authorisation.key.mark) - payment.authorisation.amount + charge
-
-
 def channel_totals(chain: Chain, channel_id: bytes, *, block: int | None = None) -> ChannelTotals:
     """Read a channel.
 
@@ -86,22 +97,13 @@ def channel_totals(chain: Chain, channel_id: bytes, *, block: int | None = None)
     return ChannelTotals(deposited, claimed)
 
 
-def newest_claims(payments: Sequence[tuple[Payment, int]]) -> list[Claim]:
-    """Return one claim for each channel: of its highest total.
-
-    Args:
-        payments: each with what it charges.
-
-    Raises:
-        MalformedError: `malformed-payment`.
-    """
+def newest_claims(claims: Iterable[Claim]) -> list[Claim]:
+    """Return one claim for each channel: of its highest total."""
     newest: dict[bytes, Claim] = {}
-    for payment, charge in payments:
-        terms = read_voucher(payment.authorisation)
-        claim = Claim(terms, total_of(payment, charge))
-        known = newest.get(terms.channel_id)
+    for claim in claims:
+        known = newest.get(claim.terms.channel_id)
         if known is None or claim.total > known.total:
-            newest[terms.channel_id] = claim
+            newest[claim.terms.channel_id] = claim
     return list(newest.values())
 
 
