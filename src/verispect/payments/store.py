@@ -63,6 +63,8 @@ _ALLOWED: Final = " OR ".join(
     f"(OLD.state = '{old}' AND NEW.state = '{new}')" for old, news in EDGES.items() for new in news
 )
 
+_FINALS: Final = ", ".join(f"'{state}'" for state, news in EDGES.items() if not news)
+
 _TABLES: Final = (
     """
 CREATE TABLE payments (
@@ -92,8 +94,8 @@ CREATE TABLE identifiers (
 ) STRICT, WITHOUT ROWID
 """,
     (
-        "CREATE INDEX payments_by_state ON payments (state) WHERE state NOT IN"
-        " ('captured', 'released', 'failed')"
+        "CREATE INDEX unfinished_payments ON payments (holder, amount) WHERE state NOT IN"
+        f" ({_FINALS})"
     ),
     (
         "CREATE TRIGGER payments_are_not_deleted BEFORE DELETE ON payments"
@@ -271,10 +273,19 @@ class PaymentStore:
 
     def unfinished(self) -> list[Payment]:
         """Return every payment that is in no final state."""
-        finals = ", ".join(f"'{state}'" for state, news in EDGES.items() if not news)
         with self._turn("read"):
-            rows = self._select(f"WHERE state NOT IN ({finals}) ORDER BY id").fetchall()
+            rows = self._select(f"WHERE state NOT IN ({_FINALS}) ORDER BY id").fetchall()
         return [_payment(row) for row in rows]
+
+    def outstanding(self, network: str, asset: str, holder: str) -> int:
+        """Return how much a holder has promised in payments that are in no final state."""
+        with self._turn("read"):
+            (amount,) = self._connection.execute(
+                f"SELECT coalesce(sum(amount), 0) FROM payments WHERE state NOT IN ({_FINALS})"  # noqa: S608
+                " AND holder = ? AND network = ? AND asset = ?",
+                (holder, network, asset),
+            ).fetchone()
+        return int(amount)
 
     def totals(self) -> dict[State, tuple[int, int]]:
         """Return, for each state, how many payments there are and what they charge."""

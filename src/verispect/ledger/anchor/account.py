@@ -58,6 +58,10 @@ class ChainAccount:
         signed = self._account.sign_transaction(transaction)
         return SignedTransaction(bytes(signed.raw_transaction), bytes(signed.hash))
 
+    def sign_message(self, signable_message: Any) -> Any:
+        """Sign typed data (EIP-712), as `eth_account` does."""
+        return self._account.sign_message(signable_message)
+
     @classmethod
     def load(cls, path: Path) -> ChainAccount:
         """Read a key file: 64 hexadecimal digits.

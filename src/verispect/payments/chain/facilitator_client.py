@@ -13,6 +13,7 @@ import json
 import re
 import secrets
 import time
+from collections.abc import Sequence
 from typing import Any, Final
 
 import httpx
@@ -23,8 +24,14 @@ from verispect.ledger.anchor.chain import Chain
 from verispect.payments.authorisation import Scheme
 from verispect.payments.chain.settlement import ChainSettlement
 from verispect.payments.chain.signer import ChainSigner
-from verispect.payments.chain.terms import read_payload
-from verispect.payments.chain.vouchers import Authoriser, ChannelBook, claim_payload
+from verispect.payments.chain.terms import VoucherTerms, read_payload
+from verispect.payments.chain.vouchers import (
+    MAX_CLAIMS,
+    Authoriser,
+    ChannelBook,
+    claim_payload,
+    newest_claims,
+)
 from verispect.payments.settlement import Finding, Standing
 from verispect.payments.store import Payment
 
@@ -144,6 +151,7 @@ class FacilitatorSettlement:
         self._client = client
         self._chain = chain
         self._book = book
+        self._claimed: tuple[str, VoucherTerms] | None = None
         self._authoriser = authoriser
 
     def settle(self, payment: Payment, amount: int) -> None:
@@ -169,6 +177,58 @@ class FacilitatorSettlement:
         transaction = self._client.settle(payload, requirements)
         if self._chain is not None:
             self._chain.hint(payment, transaction)
+
+    def claim(self, owed: Sequence[tuple[Payment, int]]) -> int:
+        """Claim many vouchers, of any number of channels, in as few transactions as can be.
+
+        Returns:
+            How many payments are said to be claimed; what the chain says of each is for `look`.
+
+        Raises:
+            VerificationError, NetworkError: as `FacilitatorClient.settle`.
+        """
+        vouchers = [
+            (payment, charge)
+            for payment, charge in owed
+            if payment.authorisation.scheme is Scheme.BATCH_SETTLEMENT
+        ]
+        if self._book is None or not vouchers:
+            return 0
+        network = vouchers[0][0].authorisation.key.network
+        claims = newest_claims(self._book.claim(*voucher) for voucher in vouchers)
+        for start in range(0, len(claims), MAX_CLAIMS):
+            rows = claims[start : start + MAX_CLAIMS]
+            payload = claim_payload(rows, self._authoriser, int(network.partition(":")[2]))
+            transaction = self._settle_channels(network, rows[0].terms, payload)
+            for payment, _ in vouchers:
+                if self._chain is not None:
+                    self._chain.hint(payment, transaction)
+        self._claimed = (network, claims[0].terms)
+        return len(vouchers)
+
+    def pay_out(self, receiver: str, token: str) -> str:
+        """Have what was claimed sent to the payee; return the transaction's hash.
+
+        Raises:
+            VerificationError, NetworkError: as `FacilitatorClient.settle`.
+        """
+        if self._claimed is None:
+            raise VerificationError("nothing was claimed", reason=Reason.PAYMENT_INVALID)
+        payload = {"type": "settle", "receiver": receiver, "token": token}
+        return self._settle_channels(*self._claimed, payload)
+
+    def _settle_channels(self, network: str, terms: VoucherTerms, payload: dict[str, Any]) -> str:
+        requirements = {
+            "scheme": Scheme.BATCH_SETTLEMENT.value,
+            "network": network,
+            "asset": terms.token,
+            "amount": "0",
+            "payTo": terms.receiver,
+            "maxTimeoutSeconds": int(TIMEOUT_SECONDS),
+            "extra": {"receiverAuthorizer": terms.authoriser},
+        }
+        value = {"x402Version": 2, "accepted": requirements, "payload": payload}
+        return self._client.settle(value, requirements)
 
     def look(self, payment: Payment, amount: int) -> Finding:
         """Return what the chain says; `UNKNOWN` without one."""

@@ -156,11 +156,27 @@ def read_voucher(authorisation: Authorisation) -> VoucherTerms:
     Raises:
         MalformedError: `malformed-payment` where it is none, or is not what its key says.
     """
-    payload = _part(read_payload(authorisation.wire), "payload")
+    terms = voucher_terms(_part(read_payload(authorisation.wire), "payload"))
+    key = authorisation.key
+    if (terms.token.lower(), "0x" + terms.channel_id.hex(), terms.most) != (
+        key.asset,
+        key.holder,
+        key.cumulative,
+    ):
+        raise _malformed()
+    return terms
+
+
+def voucher_terms(payload: dict[str, Any]) -> VoucherTerms:
+    """Read the voucher in a payload, of whatever channel it says it is.
+
+    Raises:
+        MalformedError: `malformed-payment`.
+    """
+    config, voucher = _part(payload, "channelConfig"), _part(payload, "voucher")
     try:
-        config, voucher = _part(payload, "channelConfig"), _part(payload, "voucher")
         delay = _number(config["withdrawDelay"])
-        terms = VoucherTerms(
+        return VoucherTerms(
             (
                 _address(config["payer"]),
                 _address(config["payerAuthorizer"]),
@@ -176,14 +192,6 @@ def read_voucher(authorisation: Authorisation) -> VoucherTerms:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise _malformed() from error
-    key = authorisation.key
-    if (terms.token.lower(), "0x" + terms.channel_id.hex(), terms.most) != (
-        key.asset,
-        key.holder,
-        key.cumulative,
-    ):
-        raise _malformed()
-    return terms
 
 
 def _part(value: dict[str, Any], name: str) -> dict[str, Any]:

@@ -41,6 +41,15 @@ _TYPES: Final = {
 }
 
 
+_REFUND: Final = {
+    "Refund": [
+        {"name": "channelId", "type": "bytes32"},
+        {"name": "nonce", "type": "uint256"},
+        {"name": "amount", "type": "uint128"},
+    ],
+}
+
+
 class ChannelBook(Protocol):
     """Knows what each channel owes; `payments.channels` keeps one that survives crashes."""
 
@@ -175,16 +184,32 @@ def _sign(authoriser: Authoriser, claims: Sequence[Claim], chain_id: int) -> byt
         }
         for claim in claims
     ]
+    return _sign_typed(authoriser, chain_id, _TYPES, {"claims": entries})
+
+
+def _sign_typed(
+    authoriser: Authoriser, chain_id: int, types: dict[str, Any], message: dict[str, Any]
+) -> bytes:
     domain = {
         "name": "x402 Batch Settlement",
         "version": "1",
         "chainId": chain_id,
         "verifyingContract": BATCH_SETTLEMENT,
     }
-    signable = encode_typed_data(
-        domain_data=domain, message_types=_TYPES, message_data={"claims": entries}
-    )
+    signable = encode_typed_data(domain_data=domain, message_types=types, message_data=message)
     return bytes(authoriser.sign_message(signable).signature)
+
+
+def sign_refund(
+    authoriser: Authoriser, chain_id: int, channel_id: bytes, *, nonce: int, amount: int
+) -> bytes:
+    """Return the payee's leave to give a payer back what was deposited."""
+    return _sign_typed(
+        authoriser,
+        chain_id,
+        _REFUND,
+        {"channelId": channel_id, "nonce": nonce, "amount": amount},
+    )
 
 
 def claim_payload(
