@@ -387,9 +387,12 @@ def test_the_audit_finds_any_changed_or_missing_tile(embedded):
 @pytest.mark.parametrize(
     "change",
     [
-        "UPDATE leaf_index SET leaf = 4 - leaf",
-        "DELETE FROM leaf_index WHERE leaf = 3",
-        "INSERT INTO leaf_index VALUES (randomblob(32), 3)",
+        "UPDATE leaf_names SET leaf = 4 - leaf WHERE leaf < 5",
+        "DELETE FROM leaf_names WHERE leaf = 3",
+        "INSERT INTO leaf_names VALUES (5, 3)",
+        "INSERT INTO leaf_keys_apart VALUES (randomblob(32), 3)",
+        "UPDATE leaf_keys SET keys = randomblob(length(keys))",
+        "DELETE FROM leaf_keys WHERE start = 0",
         "UPDATE head SET size = size - 1",
         "UPDATE head SET root = randomblob(32)",
         "DELETE FROM checkpoints WHERE size = 9",
@@ -401,10 +404,27 @@ def test_the_audit_finds_a_changed_state(embedded, change):
     log.grow(range(1, 5))
     log.grow(range(5, 10))
     with sqlite3.connect(embedded.folder / "state.sqlite3") as hand:
-        hand.execute("DROP TRIGGER index_is_not_updated")
+        hand.execute("DROP TRIGGER names_are_not_updated")
+        hand.execute("DROP TRIGGER keys_are_not_updated")
         hand.execute(change)
     hand.close()
     assert fsck(log.tiles, LOG, state=log.state).difference
+
+
+def test_keys_that_begin_alike_are_told_apart(stores):
+    """Who makes digests begin alike gets entries like anybody else's, and knows of no other's."""
+    state = Opened(stores).state
+    alike = [Digest(bytes(16) + sha256(bytes((number,)))[:16]) for number in range(6)]
+    entries = [NewEntry(key, key) for key in alike]
+    assert [each.leaf_index for each in state.accept(entries[:1])] == [0]
+    assert state.accept(entries[:3]) == [Placed(0, False), Placed(1, True), Placed(2, True)]
+    assert state.accept([*entries[3:5], entries[1]]) == [
+        Placed(3, True),
+        Placed(4, True),
+        Placed(1, False),
+    ]
+    assert state.find([alike[4], alike[5], alike[0]]) == [4, None, 0]
+    assert state.count() == (5, 5)
 
 
 def test_the_audit_finds_a_checkpoint_of_another_tree(embedded):

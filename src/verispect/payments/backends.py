@@ -22,7 +22,7 @@ from verispect.ledger.anchor.account import ChainAccount
 from verispect.ledger.anchor.chain import Chain, checked_address
 from verispect.payments.authorisation import Scheme
 from verispect.payments.chain.calls import call_data, read_words
-from verispect.payments.chain.channel_state import ChannelState, read_channel
+from verispect.payments.chain.channel_state import ChannelState, read_channel, unpaid
 from verispect.payments.chain.facilitator_client import (
     FacilitatorClient,
     FacilitatorSettlement,
@@ -73,6 +73,16 @@ class Backend:
         if self.confirmations > 1:
             confirmed = max(0, self.chain.head().number - self.confirmations + 1)
         return read_channel(self.chain, channel_id, confirmed=confirmed)
+
+    def unpaid(self) -> int:
+        """Return how much was claimed from channels and not sent to the payee yet.
+
+        Raises:
+            NetworkError: `network-failed`, `chain-failed`.
+        """
+        if self.chain is None:
+            return 0
+        return unpaid(self.chain, self.merchant.pay_to, self.merchant.token.address)
 
     def balance(self, address: str) -> int:
         """Return how much of the token an address has.
@@ -258,7 +268,9 @@ def facilitator_backend(
     return Backend(
         merchant,
         client,
-        FacilitatorSettlement(client, witness, book=wanted.book, authoriser=account),
+        FacilitatorSettlement(
+            client, witness, network=wanted.network, book=wanted.book, authoriser=account
+        ),
         account,
         chain,
         wanted.confirmations,

@@ -22,8 +22,8 @@ WITHDRAW_SECONDS: Final = 86_400
 DEPOSIT_CEILINGS: Final = 10
 """How many of the dearest requests a deposit is suggested for."""
 
-_EIP3009: Final = "eip3009"
-_PERMIT2: Final = "permit2"
+EIP3009: Final = "eip3009"
+PERMIT2: Final = "permit2"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +60,18 @@ class Merchant:
 
     def accepts(self, demand: Demand) -> list[dict[str, Any]]:
         """Return every way in which a demand can be paid, best first."""
-        ways = [(Scheme.BATCH_SETTLEMENT, _EIP3009)]
+        ways = [(Scheme.BATCH_SETTLEMENT, EIP3009)]
         if not demand.streamed:
-            ways += [(Scheme.UPTO, _PERMIT2), (Scheme.EXACT, _EIP3009), (Scheme.EXACT, _PERMIT2)]
+            ways += [(Scheme.UPTO, PERMIT2), (Scheme.EXACT, EIP3009), (Scheme.EXACT, PERMIT2)]
         return [self._way(*way, demand) for way in ways if way[0] in self.schemes]
 
-    def meant(self, header: PaymentHeader, demand: Demand) -> dict[str, Any]:
+    def meant(self, header: PaymentHeader, demand: Demand, method: str = EIP3009) -> dict[str, Any]:
         """Return the entry of `accepts` that a payment says it accepted.
+
+        Args:
+            header: the payment.
+            demand: what is to be paid.
+            method: in which the payment moves the token.
 
         Raises:
             RefusedPaymentError: `payment-invalid` where there is none, as after a change of prices.
@@ -84,8 +89,7 @@ class Merchant:
                 f"expected a payment of {demand.quote.ceiling}, got {header.amount}",
                 "invalid_exact_evm_payload_authorization_value_mismatch",
             )
-        for entry in self.accepts(demand):
-            method = header.method or entry["extra"]["assetTransferMethod"]
+        for entry in self.accepts(demand) if header.method in {None, method} else []:
             if (entry["scheme"], entry["extra"]["assetTransferMethod"]) == (header.scheme, method):
                 return entry
         raise RefusedPaymentError(
@@ -103,7 +107,7 @@ class Merchant:
             Scheme.BATCH_SETTLEMENT,
             amount,
             seconds,
-            assetTransferMethod=_EIP3009,
+            assetTransferMethod=EIP3009,
             receiverAuthorizer=self.authoriser,
             withdrawDelay=self.withdraw_seconds,
             minDeposit=str(max(self.min_deposit, DEPOSIT_CEILINGS * amount)),

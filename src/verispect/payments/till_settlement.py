@@ -43,6 +43,7 @@ class TillSettlement:
         inner: moves transfers, and claims.
         channels: what channels owe.
         look: asks the chain about a channel; none where no chain can be asked.
+        unpaid: asks the chain what was claimed and not sent to the payee yet.
         now: seconds since 1970.
     """
 
@@ -52,11 +53,13 @@ class TillSettlement:
         channels: ChannelStore,
         *,
         look: Callable[[bytes], ChannelState] | None,
+        unpaid: Callable[[], int],
         now: Callable[[], int],
     ) -> None:
         self._inner = inner
         self._channels = channels
         self._look = look
+        self._unpaid = unpaid
         self._now = now
 
     def settle(self, payment: Payment, amount: int) -> None:
@@ -127,7 +130,10 @@ class TillSettlement:
         ]
         # Whatever goes wrong, the chain is asked afterwards, and what is owed stays owed.
         with contextlib.suppress(Error):
-            if unclaimed and self._inner.claim(unclaimed):
+            if unclaimed:
+                self._inner.claim(unclaimed)
+        with contextlib.suppress(Error):
+            if self._unpaid() > 0:
                 self._inner.pay_out(receiver, token)
 
     def _ask(self, each: _Newest) -> None:

@@ -106,7 +106,11 @@ class X402Till:
         self._now = now
         has_chain = backend.chain is not None
         self._settlement = TillSettlement(
-            backend.settlement, channels, look=backend.look if has_chain else None, now=now
+            backend.settlement,
+            channels,
+            look=backend.look if has_chain else None,
+            unpaid=backend.unpaid,
+            now=now,
         )
         self._transfers = SingleTransfers(
             merchant,

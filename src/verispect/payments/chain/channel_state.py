@@ -22,6 +22,17 @@ class ChannelState:
     refund_nonce: int
 
 
+def unpaid(chain: Chain, receiver: str, token: str) -> int:
+    """Return how much was claimed for a payee and not sent to it yet.
+
+    Raises:
+        NetworkError: `network-failed`, `chain-failed`.
+    """
+    asked = call_data("receivers(address,address)", receiver, token)
+    claimed, sent = read_words(["uint128", "uint128"], chain.call(BATCH_SETTLEMENT, asked))
+    return int(claimed - sent)
+
+
 def read_channel(chain: Chain, channel_id: bytes, *, confirmed: int | None = None) -> ChannelState:
     """Read a channel.
 

@@ -24,7 +24,7 @@ from verispect.ledger.anchor.chain import Chain
 from verispect.payments.authorisation import Scheme
 from verispect.payments.chain.settlement import ChainSettlement
 from verispect.payments.chain.signer import ChainSigner
-from verispect.payments.chain.terms import VoucherTerms, read_payload
+from verispect.payments.chain.terms import read_payload
 from verispect.payments.chain.vouchers import (
     MAX_CLAIMS,
     Authoriser,
@@ -136,6 +136,7 @@ class FacilitatorSettlement:
     Args:
         client: of the facilitator.
         chain: who looks at the chain; without it payments stay pending.
+        network: CAIP-2 name of the chain on which channels are paid out.
         book: what channels owe; without it vouchers are not taken.
         authoriser: the payee's key for claims of channels.
     """
@@ -145,13 +146,14 @@ class FacilitatorSettlement:
         client: FacilitatorClient,
         chain: ChainSettlement | None,
         *,
+        network: str | None = None,
         book: ChannelBook | None = None,
         authoriser: Authoriser | None = None,
     ) -> None:
         self._client = client
+        self._network = network
         self._chain = chain
         self._book = book
-        self._claimed: tuple[str, VoucherTerms] | None = None
         self._authoriser = authoriser
 
     def settle(self, payment: Payment, amount: int) -> None:
@@ -199,11 +201,12 @@ class FacilitatorSettlement:
         for start in range(0, len(claims), MAX_CLAIMS):
             rows = claims[start : start + MAX_CLAIMS]
             payload = claim_payload(rows, self._authoriser, int(network.partition(":")[2]))
-            transaction = self._settle_channels(network, rows[0].terms, payload)
+            transaction = self._settle_channels(
+                network, rows[0].terms.receiver, rows[0].terms.token, payload
+            )
             for payment, _ in vouchers:
                 if self._chain is not None:
                     self._chain.hint(payment, transaction)
-        self._claimed = (network, claims[0].terms)
         return len(vouchers)
 
     def pay_out(self, receiver: str, token: str) -> str:
@@ -212,20 +215,21 @@ class FacilitatorSettlement:
         Raises:
             VerificationError, NetworkError: as `FacilitatorClient.settle`.
         """
-        if self._claimed is None:
-            raise VerificationError("nothing was claimed", reason=Reason.PAYMENT_INVALID)
+        if self._network is None:
+            raise VerificationError("no channels are kept here", reason=Reason.PAYMENT_INVALID)
         payload = {"type": "settle", "receiver": receiver, "token": token}
-        return self._settle_channels(*self._claimed, payload)
+        return self._settle_channels(self._network, receiver, token, payload)
 
-    def _settle_channels(self, network: str, terms: VoucherTerms, payload: dict[str, Any]) -> str:
+    def _settle_channels(
+        self, network: str, receiver: str, token: str, payload: dict[str, Any]
+    ) -> str:
         requirements = {
             "scheme": Scheme.BATCH_SETTLEMENT.value,
             "network": network,
-            "asset": terms.token,
+            "asset": token,
             "amount": "0",
-            "payTo": terms.receiver,
+            "payTo": receiver,
             "maxTimeoutSeconds": int(TIMEOUT_SECONDS),
-            "extra": {"receiverAuthorizer": terms.authoriser},
         }
         value = {"x402Version": 2, "accepted": requirements, "payload": payload}
         return self._client.settle(value, requirements)

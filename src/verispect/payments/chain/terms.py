@@ -204,7 +204,10 @@ def _part(value: dict[str, Any], name: str) -> dict[str, Any]:
 def _address(text: Any) -> str:
     if type(text) is not str:
         raise _malformed()
-    return checked_address(text.lower())
+    try:
+        return checked_address(text.lower())
+    except MalformedError as error:
+        raise _malformed() from error
 
 
 def _number(value: Any) -> int:

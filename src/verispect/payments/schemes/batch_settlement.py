@@ -325,7 +325,7 @@ class _Door:
 
 
 def _terms(payload: dict[str, Any]) -> VoucherTerms:
-    if payload.get("type") not in {"voucher", "deposit", "refund"}:
+    if payload.get("type") not in ("voucher", "deposit", "refund"):
         raise _malformed()
     terms = voucher_terms(payload)
     if terms.most > MAX_AMOUNT or not 0 <= terms.channel[5] < 1 << 40:

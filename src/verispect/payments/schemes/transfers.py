@@ -16,7 +16,7 @@ from verispect.core.errors import MalformedError, Reason, RequestError
 from verispect.payments.authorisation import Authorisation, AuthorisationKey, Scheme
 from verispect.payments.chain.terms import TransferTerms, read_payload, read_transfer
 from verispect.payments.facilitator import Facilitating
-from verispect.payments.merchant import Merchant
+from verispect.payments.merchant import EIP3009, PERMIT2, Merchant
 from verispect.payments.pricing import MAX_AMOUNT
 from verispect.payments.refusals import RefusedPaymentError
 from verispect.payments.store import PaymentStore
@@ -83,7 +83,8 @@ class SingleTransfers:
         known = self._payments.get(key.digest())
         if known is not None and _payload(known.authorisation) == header.payload:
             return known.authorisation, key.holder
-        entry = merchant.meant(header, demand)
+        method = PERMIT2 if "permit2Authorization" in header.payload else EIP3009
+        entry = merchant.meant(header, demand, method)
         value = {
             "x402Version": X402_VERSION,
             "resource": {"url": demand.resource},
