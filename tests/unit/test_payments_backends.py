@@ -129,9 +129,7 @@ def test_without_a_node_a_facilitators_word_captures_nothing(tmp_path):
     from verispect.payments import backends
     from verispect.payments.merchant import Token
 
-    world_token = Token(
-        "0xDE00000000000000000000000000000000000402", "Verispect Development Dollar", "2"
-    )
+    world_token = Token(TOKEN_ADDRESS, TOKEN_NAME, TOKEN_VERSION)
     known = backends.known_token
     backends.known_token = lambda *_: world_token
     try:
