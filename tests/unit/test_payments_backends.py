@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -23,6 +24,7 @@ from verispect.payments.backends import (
     signer_backend,
 )
 from verispect.payments.chain.addresses import BATCH_SETTLEMENT
+from verispect.payments.chain.calls import call_data
 from verispect.payments.chain.development import (
     ASSET,
     TOKEN_ADDRESS,
@@ -33,6 +35,7 @@ from verispect.payments.chain.development import (
 )
 from verispect.payments.chain.facilitator_client import FacilitatorClient
 from verispect.payments.chain.signer import ChainSigner
+from verispect.payments.chain.vouchers import send_and_wait
 from verispect.payments.channels import ChannelStore
 from verispect.payments.machine import PaymentMachine
 from verispect.payments.pricing import PriceRow, PriceSheet
@@ -161,3 +164,36 @@ def test_what_cannot_be_sold_for_is_not_opened(tmp_path):
             open_till(settings, store=store, signer=Ed25519Signer(), now=Clock())
         assert refused.value.reason is reason
     store.close()
+
+
+class Yes(httpx.BaseTransport):
+    """A facilitator that says that everything is good, and moves nothing."""
+
+    def __init__(self, world: DevelopmentChain) -> None:
+        self._facilitator = X402Facilitator(world.facilitator_signer)
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/supported":
+            return httpx.Response(200, json=self._facilitator.supported())
+        said = {"isValid": True, "success": True, "transaction": "0x" + "ab" * 32}
+        return httpx.Response(200, json=said)
+
+
+@pytest.mark.parametrize("scheme", ["exact", "upto", "batch-settlement"])
+def test_a_facilitator_is_not_believed_where_a_node_can_be_asked(tmp_path, scheme):
+    """A payer without money buys nothing, though the facilitator says that its payment is good."""
+
+    def make(world: DevelopmentChain, wanted: Wanted) -> Backend:
+        client = FacilitatorClient(URL, transport=Yes(world))
+        account = ChainAccount(development_key("authoriser"))
+        return facilitator_backend(wanted, client, world.chain, account)
+
+    shop = FarShop(tmp_path, make)
+    good = Customer(shop, scheme)
+    everything = shop.world.balance(good.address)
+    data = call_data("transfer(address,uint256)", shop.world.payer(1).address, everything)
+    send_and_wait(shop.world.signer("payer-0"), TOKEN_ADDRESS, data)
+    answer = good.ask(b"one")
+    assert answer.status == 402
+    assert shop.ran == 0
+    shop.close()

@@ -35,6 +35,7 @@ from verispect.payments.chain.vouchers import Authoriser, ChannelBook
 from verispect.payments.facilitator import Facilitating
 from verispect.payments.merchant import Merchant, Token
 from verispect.payments.till_settlement import BatchSettlement
+from verispect.payments.witness import WitnessedFacilitator
 from verispect.payments.x402_adapter_facilitator import (
     OwnFacilitator,
     X402Facilitator,
@@ -263,11 +264,13 @@ def facilitator_backend(
         min_deposit=wanted.min_deposit,
     )
     witness = None
+    facilitating: Facilitating = client
     if chain is not None:
+        facilitating = WitnessedFacilitator(client, chain, facilitator)
         witness = observer(chain, book=wanted.book, confirmations=wanted.confirmations)
     return Backend(
         merchant,
-        client,
+        facilitating,
         FacilitatorSettlement(
             client, witness, network=wanted.network, book=wanted.book, authoriser=account
         ),

@@ -271,6 +271,14 @@ class PaymentStore:
             row = self._select("WHERE id = ?", payment_id).fetchone()
         return None if row is None else _payment(row)
 
+    def named(self, identifier: Digest) -> Payment | None:
+        """Return the payment that bears a payer's own name, if one does."""
+        with self._turn("read"):
+            row = self._select(
+                "WHERE id = (SELECT payment FROM identifiers WHERE identifiers.id = ?)", identifier
+            ).fetchone()
+        return None if row is None else _payment(row)
+
     def unfinished(self) -> list[Payment]:
         """Return every payment that is in no final state."""
         with self._turn("read"):

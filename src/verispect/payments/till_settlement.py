@@ -11,6 +11,7 @@ The room refuses to believe that its own transactions did anything.
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -61,6 +62,8 @@ class TillSettlement:
         self._look = look
         self._unpaid = unpaid
         self._now = now
+        # Two sweeps at once would pay gas for the same claims.
+        self._sweeping = threading.Lock()
 
     def settle(self, payment: Payment, amount: int) -> None:
         """Move a transfer; a voucher is only noted as owed.
@@ -99,6 +102,10 @@ class TillSettlement:
         Returns:
             How many payments the chain now says are paid.
         """
+        with self._sweeping:
+            return self._sweep(owed, receiver, token)
+
+    def _sweep(self, owed: Sequence[Payment], receiver: str, token: str) -> int:
         waiting: list[tuple[Payment, int]] = []
         newest: dict[bytes, _Newest] = {}
         for payment in owed:

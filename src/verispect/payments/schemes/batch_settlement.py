@@ -222,6 +222,11 @@ class Channels:
             raise RefusedPaymentError(
                 "the payer is leaving the channel", _PREFIX + "withdrawal_pending"
             )
+        asked_at = self._now() if channel is None else channel.synced_at
+        if asked_at + self._merchant.withdraw_seconds <= self._now() + demand.lasting_seconds:
+            raise RequestError(
+                "the channel does not last until the deadline", reason=Reason.PAYMENT_OVERDUE
+            )
         deposit = None
         if header.payload.get("type") == "deposit":
             deposit, state = self._deposit(terms, header, entry, state)
@@ -232,10 +237,6 @@ class Channels:
         if channel is None or deposit is not None:
             channel = self._store.sync(terms, state, at=self._now())
         authorisation = self._authorisation(terms, channel.turn, header, demand, channel)
-        if authorisation.valid_before <= self._now() + demand.lasting_seconds:
-            raise RequestError(
-                "the channel does not last until the deadline", reason=Reason.PAYMENT_OVERDUE
-            )
         self._hold(terms, authorisation, channel, demand, deposit)
         return authorisation
 
