@@ -6,7 +6,7 @@ import asyncio
 import os
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +35,7 @@ from verispect.gateway.attestation import KeyAttestation
 from verispect.gateway.confidential import ConfidentialDoor
 from verispect.gateway.connection import make_protocol
 from verispect.gateway.limits import Limits
+from verispect.gateway.payment import Payments
 from verispect.gateway.published import PublishedRecords
 from verispect.gateway.recording import Recorder
 from verispect.gateway.response_store import ResponseStore
@@ -143,6 +144,7 @@ def run_gateway(
     with_responses: bool = True,
     attester: Attester | None = None,
     limits: Limits | None = None,
+    sell: Callable[[Issuer], Payments] | None = None,
 ) -> Iterator[RunningGateway]:
     """Serve on a free loopback port until the block ends.
 
@@ -153,6 +155,7 @@ def run_gateway(
         attester: vouches for the signing key, as development evidence, and for a key of this run
             to which requests can be encrypted.
         limits: other limits than the usual.
+        sell: opens the payments of a gateway that sells.
     """
     limits = limits or Limits()
     keys = directory / "keys"
@@ -173,9 +176,11 @@ def run_gateway(
             directory / "evidence",
             hpke_key_digest=door.key_digest,
         )
+    payments = None if sell is None else sell(issuer)
     transactions = Transactions(
         TransactionStore(directory / "transactions.sqlite"),
         receipts=directory / "receipts" / DATABASE_NAME,
+        listeners=() if payments is None else (payments.watch,),
     )
     state = GatewayState(
         pool=EchoPool(model),
@@ -190,7 +195,9 @@ def run_gateway(
         limits=limits,
         confidential=door,
         transactions=transactions,
+        payments=payments,
     )
+    state.recorder.sells = payments is not None
     listener = socket.create_server(("127.0.0.1", 0))
     server = uvicorn.Server(
         uvicorn.Config(
@@ -203,9 +210,13 @@ def run_gateway(
     )
 
     async def serve() -> None:
+        if payments is not None:
+            await payments.start(state)
         transactions.start(state)
         await server.serve(sockets=[listener])
         await transactions.stop()
+        if payments is not None:
+            await payments.stop()
         await store.close()
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))

@@ -79,12 +79,42 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="NAME=KEY",
         help="a verification node that may submit verdicts and read openings; repeatable",
     )
+    _add_payment_options(parser)
     parser.add_argument(
         "--upstream-key",
         action="append",
         default=[],
         metavar="NAME=VARIABLE",
         help="environment variable that holds the API key of a remote model",
+    )
+
+
+def _add_payment_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--payments",
+        choices=("off", "dev", "facilitator", "rpc"),
+        default="off",
+        help="have each inference paid for (x402): with worthless money of a chain in this "
+        "process, through somebody else's facilitator, or by an account of yours through a node",
+    )
+    parser.add_argument("--prices", type=Path, metavar="FILE", help="the price sheet (TOML)")
+    parser.add_argument("--pay-to", metavar="ADDRESS", help="the address that is paid")
+    parser.add_argument("--rpc", metavar="URL", help="a node of the chain")
+    parser.add_argument("--facilitator", metavar="URL", help="the facilitator's address")
+    parser.add_argument(
+        "--payment-key",
+        type=Path,
+        metavar="FILE",
+        help="key of the account that pays for gas and authorises claims of channels",
+    )
+    parser.add_argument(
+        "--public-url", metavar="URL", help="the address under which clients ask this server"
+    )
+    parser.add_argument(
+        "--sweep-seconds",
+        type=int,
+        default=3600,
+        help="how often what payment channels owe is claimed on the chain",
     )
 
 
@@ -97,6 +127,7 @@ def run(arguments: argparse.Namespace) -> int:
     from verispect.evidence.attestation import EvidenceClass
     from verispect.gateway.connection import make_protocol
     from verispect.gateway.limits import Limits
+    from verispect.gateway.payment_service import paid_limits
     from verispect.gateway.service import (
         CONFIGURATION_VARIABLE,
         Service,
@@ -117,10 +148,12 @@ def run(arguments: argparse.Namespace) -> int:
         attester=arguments.attester,
         log=_log(arguments),
         proof_seconds=arguments.proof_seconds,
+        payments=_payments(arguments),
         own_trusted_root=None
         if arguments.own_trusted_root is None
         else str(arguments.own_trusted_root),
     )
+    limits = Limits() if configuration.payments is None else paid_limits(Limits())
     listener = _listen(arguments.host, arguments.port)
     host, port = listener.getsockname()[:2]
     options: dict[str, Any] = {
@@ -130,7 +163,7 @@ def run(arguments: argparse.Namespace) -> int:
         "proxy_headers": False,
         "server_header": False,
         "loop": "uvloop",
-        "http": make_protocol(Limits()),
+        "http": make_protocol(limits),
         "timeout_keep_alive": 30,
         # A caller that reads no further must not keep the server from stopping.
         "timeout_graceful_shutdown": 15,
@@ -149,6 +182,10 @@ def run(arguments: argparse.Namespace) -> int:
         word = attestation.evidence_class.value
         word = word if attestation.evidence_class is EvidenceClass.HARDWARE else word.upper()
         print(f"verispect: attesting the signing key, evidence class {word}", file=sys.stderr)
+    if service.state.payments is not None:
+        dear = "PAID IN DEVELOPMENT MONEY, WHICH IS WORTH NOTHING"
+        word = dear if service.state.payments.is_development else "paid for by x402"
+        print(f"verispect: inferences are {word}", file=sys.stderr)
     shown = f"[{host}]" if ":" in host else host
     print(f"verispect: listening on http://{shown}:{port}", flush=True)
     if arguments.workers > 1:
@@ -174,6 +211,29 @@ def run(arguments: argparse.Namespace) -> int:
     if operation is not None:
         operation.stop()
     return EXIT_DONE if server.started else EXIT_COULD_NOT_TELL
+
+
+def _payments(arguments: argparse.Namespace) -> dict[str, Any] | None:
+    """Return what the operator decided about payments, as the service gets it."""
+    if arguments.payments == "off":
+        given = (arguments.prices, arguments.pay_to, arguments.facilitator, arguments.payment_key)
+        if any(each is not None for each in given):
+            raise RequestError("prices and payees need --payments", parameter="payments")
+        return None
+    if arguments.prices is None:
+        raise RequestError("--payments needs --prices", parameter="prices")
+    if arguments.workers != 1:
+        raise RequestError("payments are taken by one process: --workers 1", parameter="workers")
+    return {
+        "mode": arguments.payments,
+        "prices": str(arguments.prices),
+        "pay_to": arguments.pay_to,
+        "rpc": arguments.rpc,
+        "facilitator": arguments.facilitator,
+        "key": None if arguments.payment_key is None else str(arguments.payment_key),
+        "base": None if arguments.public_url is None else arguments.public_url.rstrip("/"),
+        "sweep_seconds": arguments.sweep_seconds,
+    }
 
 
 def _log(arguments: argparse.Namespace) -> dict[str, Any] | None:
@@ -207,6 +267,7 @@ def _check_numbers(arguments: argparse.Namespace) -> None:
         ("workers", 1),
         ("threads", 1),
         ("proof_seconds", 1),
+        ("sweep_seconds", 1),
         ("openings_hours", 0),
     ):
         value = getattr(arguments, name)

@@ -167,6 +167,8 @@ class Reason(StrEnum):
     ASSURANCE_UNKNOWN = "assurance-unknown"
     ASSURANCE_UNAVAILABLE = "assurance-unavailable"
     PRICE_UNKNOWN = "price-unknown"
+    PAYMENT_REQUIRED = "payment-required"
+    PAYMENT_PENDING = "payment-pending"
     PAYMENT_CONFLICT = "payment-conflict"
     PAYMENT_OVERDUE = "payment-overdue"
     PAYMENT_BUSY = "payment-busy"

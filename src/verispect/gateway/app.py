@@ -140,11 +140,9 @@ class _Dispatcher:
                         exchange = door.open(request)
                         request, state = exchange.request, exchange.restrict(state)
                         check_content_headers(request.method, request.headers, route)
-                    await join(state, request)
-                    handler = route.methods["GET" if request.method == "HEAD" else request.method]
                     if route.watches_caller:
                         watcher = asyncio.create_task(self._watch(receive, request.disconnected))
-                    response = await handler(state, request)
+                    response = await self._call(state, request, route)
             except LeftWhileReadError:
                 return _GONE
             except Exception as error:  # noqa: BLE001 - the one place that turns any error into an answer
@@ -163,6 +161,18 @@ class _Dispatcher:
         finally:
             if watcher is not None:
                 watcher.cancel()
+
+    async def _call(self, state: GatewayState, request: HttpRequest, route: Route) -> Response:
+        """Answer by the route's handler, for money where the route is sold."""
+        payments, ticket = state.payments, None
+        if payments is not None and route.is_sold and request.method == "POST":
+            # While the body is as it came: it is what was paid for.
+            ticket = payments.open(request)
+        await join(state, request)
+        handler = route.methods["GET" if request.method == "HEAD" else request.method]
+        if payments is None or ticket is None:
+            return await handler(state, request)
+        return await payments.serve(state, ticket, handler)
 
     async def _admit(
         self, scope: Scope, receive: Receive, route: Route | None, whole: WholeMessages | None
@@ -183,6 +193,9 @@ class _Dispatcher:
         if method == "OPTIONS":
             return HttpResponse(204, b"", headers=[("allow", route.allowed())])
         if method not in route.methods and not (method == "HEAD" and "GET" in route.methods):
+            payments = self._state.payments
+            if payments is not None and route.is_sold and method in {"GET", "HEAD"}:
+                raise await payments.unpaid(method, scope["path"], headers.get("host", ""))
             raise HttpError(
                 f"expected one of {route.allowed()}",
                 status=405,

@@ -62,6 +62,7 @@ async def create_chat_completion(
         model, [conversation], sampling, count=body.n or 1, inference=inference
     )
     _commit_request(inference, body, conversation, generation)
+    await generation.pay(inference, streamed=bool(body.stream))
     options = body.stream_options
     include_usage = options is not None and bool(options.include_usage)
     answer = ChatAnswer(request, inference, generation, body.model, include_usage)

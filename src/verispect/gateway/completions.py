@@ -131,6 +131,7 @@ async def create_completion(
     inference.commit(Part.MESSAGES, [{"prompt": body.prompt}])
     resolved = generation.runs[0].sampling.to_content()
     inference.commit(Part.PARAMETERS, {**resolved, **body.parameters()})
+    await generation.pay(inference, streamed=bool(body.stream))
     echoes = await _echoes(model, generation, prompts, body) if body.echo else []
     options = body.stream_options
     include_usage = options is not None and bool(options.include_usage)

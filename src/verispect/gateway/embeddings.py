@@ -16,6 +16,7 @@ import msgspec
 
 from verispect.core.commitments import Part
 from verispect.core.errors import EngineError, Reason, RequestError
+from verispect.engines.interface import PromptInput
 from verispect.gateway.chat_shapes import Identifier
 from verispect.gateway.http import HttpRequest, HttpResponse
 from verispect.gateway.state import GatewayState
@@ -26,6 +27,9 @@ MAX_INPUTS: Final = 2048
 
 MAX_TOKENS: Final = 300_000
 """Token ids of one request, all inputs together, as OpenAI's."""
+
+_FRAME_TOKENS: Final = 2
+"""Tokens that a model may put around each input."""
 
 _MAX_TOKEN_ID: Final = (1 << 31) - 1
 _MAX_FLOAT32: Final = 3.4028234663852886e38
@@ -64,6 +68,10 @@ async def create_embeddings(state: GatewayState, request: HttpRequest) -> HttpRe
     )
     model = await state.pool.language(served, lane)
     inference.use_engine(model.identity)
+    if state.recorder.sells:
+        counted = [await model.prepare(PromptInput(each)) for each in inputs]
+        tokens = sum(each.token_count + _FRAME_TOKENS for each in counted)
+        await inference.pay(max_input_tokens=tokens, max_output_tokens=0)
     vectors, tokens = await model.embed(inputs)
     packed = _pack(vectors, len(inputs), body.dimensions)
     inference.commit(Part.EFFECTIVE_INPUT, {"inputs": inputs})

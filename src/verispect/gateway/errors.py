@@ -44,6 +44,8 @@ _STATUS_OF_REASON: Final[Mapping[Reason, int]] = {
     Reason.TRANSACTION_CLOSED: 409,
     Reason.TRANSACTION_BUSY: 409,
     Reason.NONCE_REUSED: 409,
+    Reason.PAYMENT_REQUIRED: 402,
+    Reason.PAYMENT_PENDING: 503,
     Reason.PAYMENT_CONFLICT: 409,
     Reason.PAYMENT_INVALID: 402,
     Reason.PAYMENT_OVERDUE: 402,
@@ -66,6 +68,7 @@ _RETRY_AFTER: Final = {
     Reason.ENGINE_OVERLOADED,
     Reason.SERVER_OVERLOADED,
     Reason.PAYMENT_BUSY,
+    Reason.PAYMENT_PENDING,
 }
 
 

@@ -94,6 +94,28 @@ class Generation:
         return sum(counted.values())
 
     @property
+    def maximum_tokens(self) -> int | None:
+        """The most that all choices together can generate; `None` where that is open."""
+        total = 0
+        for run in self.runs:
+            if run.sampling.maximum_tokens is None:
+                return None
+            total += run.sampling.maximum_tokens
+        return total
+
+    async def pay(self, inference: Inference, *, streamed: bool) -> None:
+        """Have this generation paid for, before it begins.
+
+        Raises:
+            RequestError: as `Inference.pay`.
+        """
+        await inference.pay(
+            max_input_tokens=self.prompt_tokens,
+            max_output_tokens=self.maximum_tokens,
+            streamed=streamed,
+        )
+
+    @property
     def completion_tokens(self) -> int:
         """Tokens of all choices."""
         return sum(choice.completion_tokens for choice in self.choices)

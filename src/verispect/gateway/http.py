@@ -22,7 +22,7 @@ from verispect.core.encoding import Digest
 
 if TYPE_CHECKING:
     from verispect.appraisal.policy import AssurancePolicy
-    from verispect.core.statement import TransactionBinding
+    from verispect.core.statement import PaymentBinding, Price, TransactionBinding
     from verispect.gateway.recording import Issued
 
 Message: TypeAlias = MutableMapping[str, Any]
@@ -46,6 +46,11 @@ class Confidential(Protocol):
 class TransactionTicket(Protocol):
     """What makes a request a part of a transaction."""
 
+    @property
+    def seconds(self) -> int:
+        """How long the transaction may take to be decided, at most, beside its evidence."""
+        ...
+
     async def bind(self, inference_id: bytes, policy: AssurancePolicy) -> TransactionBinding:
         """Return the part's place, which its receipt names; called once, before that.
 
@@ -55,6 +60,52 @@ class TransactionTicket(Protocol):
         ...
 
     def issued(self, inference_id: bytes, issued: Issued, finish_reasons: Sequence[str]) -> None:
+        """Note that the receipt is on disk."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Purchase:
+    """What a request wants to have run, as far as its price and its payment depend on it."""
+
+    model: str
+    """The name under which it is sold."""
+    assurance: str
+    """The word under which it is sold."""
+    policy: AssurancePolicy
+    max_input_tokens: int
+    max_output_tokens: int
+    streamed: bool
+    assurance_seconds: int
+    """How long its evidence may take, at most."""
+    is_late: bool
+    """Whether its assurance is only met after its answer."""
+
+
+class PaymentTicket(Protocol):
+    """What has a request paid for, before anything of it runs."""
+
+    async def require(self, purchase: Purchase) -> None:
+        """Return once the request is paid for; called once.
+
+        Raises:
+            RequestError: `payment-required`, `price-unknown`, and why a payment is not accepted.
+        """
+        ...
+
+    def bill(
+        self, usage: Mapping[str, int], finish_reasons: Sequence[str]
+    ) -> tuple[Price, PaymentBinding | None] | None:
+        """Return what the receipt says of price, charge and payment; `None` for no price."""
+        ...
+
+    def issued(
+        self,
+        inference_id: bytes,
+        issued: Issued,
+        usage: Mapping[str, int],
+        finish_reasons: Sequence[str],
+    ) -> None:
         """Note that the receipt is on disk."""
         ...
 
@@ -77,6 +128,8 @@ class HttpRequest:
     """`None` for a request that came in the clear."""
     transaction: TransactionTicket | None = None
     """`None` for an inference that stands alone."""
+    payment: PaymentTicket | None = None
+    """`None` where this server sells nothing, or this is no inference of its own."""
 
 
 @dataclass(slots=True)

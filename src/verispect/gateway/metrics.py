@@ -89,6 +89,10 @@ class Metrics:
         self._seconds_children: dict[str, Histogram] = {}
         self._receipt_children: dict[str, Counter] = {}
 
+    def register(self, collector: Collector) -> None:
+        """Show the figures of another part of this server too."""
+        self._registry.register(collector)
+
     def answered(self, route: str, status: int, seconds: float) -> None:
         """Count one answered request.
 

@@ -11,6 +11,7 @@ parameters it would have to ignore.
 from __future__ import annotations
 
 import asyncio
+import math
 from typing import Any, Final
 
 import msgspec
@@ -113,6 +114,12 @@ async def infer(
         assurance=asked.assurance,
     )
     model = await state.pool.tensor(served)
+    usage = {"input_bytes": sum([len(tensor.data) for tensor in asked.inputs])}
+    if state.recorder.sells:
+        # Sold by the number: the specification calls each number of an input a token.
+        numbers = sum([math.prod(tensor.shape) for tensor in asked.inputs])
+        usage |= {"input_tokens": numbers, "output_tokens": 0}
+        await inference.pay(max_input_tokens=numbers, max_output_tokens=0)
     outputs = await model.infer(asked.inputs, asked.outputs)
     output_bytes = sum([len(tensor.data) for tensor in outputs])
     # Rendered before the receipt is made: an answer that cannot be written has none.
@@ -129,10 +136,7 @@ async def infer(
     inference.commit_encoded(Part.OUTPUT, encode_tensors(outputs))
     issued = await inference.finish(
         finish_reasons=("stop",),
-        usage={
-            "input_bytes": sum([len(tensor.data) for tensor in asked.inputs]),
-            "output_bytes": output_bytes,
-        },
+        usage={**usage, "output_bytes": output_bytes},
     )
     body, header_length = render(
         model_name=name,

@@ -237,6 +237,12 @@ async def well_known(state: GatewayState, request: HttpRequest) -> HttpResponse:
         },
         "stream": {"interimSignatureEveryChunks": INTERIM_EVERY_CHUNKS},
     }
+    if state.payments is not None:
+        document["payments"] = {
+            "development": state.payments.is_development,
+            "prices": "/v1/prices",
+            "x402": "/.well-known/x402",
+        }
     if state.log is not None:
         settings = state.log.settings
         document["log"] = {

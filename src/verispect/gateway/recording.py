@@ -46,7 +46,13 @@ from verispect.gateway.assurance import (
     wants_own_attestation,
 )
 from verispect.gateway.attestation import RENEW_SECONDS, KeyAttestation
-from verispect.gateway.http import Confidential, HttpRequest, TransactionTicket
+from verispect.gateway.http import (
+    Confidential,
+    HttpRequest,
+    PaymentTicket,
+    Purchase,
+    TransactionTicket,
+)
 from verispect.gateway.metrics import Metrics
 from verispect.gateway.promising import choose_words, forecast_attestation, forecast_proof
 from verispect.gateway.proving import Proving, wants_to_wait
@@ -123,6 +129,8 @@ class Recorder:
             self.available[attestation.policy.name] = attestation.policy
         if proving is not None:
             self.available[PROVEN.name] = PROVEN
+        self.sells = False
+        """Whether nothing runs that is not paid for."""
         self._promises: dict[str, Promises] = {}
         self._forecasts: dict[str, EvidenceAppraisal] = {}
         if attestation is not None:
@@ -209,6 +217,7 @@ class Recorder:
             received_at=request.received_at,
             confidential=request.confidential,
             ticket=request.transaction,
+            payment=request.payment,
             service=service,
         )
 
@@ -281,10 +290,13 @@ class Inference:
         received_at: int,
         confidential: Confidential | None,
         ticket: TransactionTicket | None = None,
+        payment: PaymentTicket | None = None,
         service: ServiceVersion | None,
     ) -> None:
         self._confidential = confidential
         self._ticket = ticket
+        self._payment = payment
+        self._is_paid = not recorder.sells
         self._place: TransactionBinding | None = None
         self._service = service
         self._recorder = recorder
@@ -335,6 +347,54 @@ class Inference:
             name: v for name, v in defaults.items() if getattr(sampling, name) is None
         }
         return replace(sampling, **missing) if missing else sampling
+
+    async def pay(
+        self, *, max_input_tokens: int, max_output_tokens: int | None, streamed: bool = False
+    ) -> None:
+        """Have the request paid for; MUST be awaited after all checks and before any work.
+
+        Args:
+            max_input_tokens: tokens of the input, at most.
+            max_output_tokens: tokens that can be generated, at most; `None` where that is open.
+            streamed: whether the answer leaves while it is made.
+
+        Raises:
+            RequestError: `payment-required`, `price-unknown`, and why a payment is not accepted.
+        """
+        recorder = self._recorder
+        if not recorder.sells:
+            return
+        if self._payment is None:
+            raise RequestError(
+                "inferences are paid for one by one here: open a transaction and send its parts",
+                reason=Reason.PAYMENT_REQUIRED,
+            )
+        if max_output_tokens is None or self._served.identity is not ModelIdentity.LOCAL_WEIGHTS:
+            raise RequestError(
+                "the tokens of this request cannot be counted beforehand",
+                reason=Reason.PRICE_UNKNOWN,
+            )
+        now = time.time_ns() // 1_000_000
+        promised = recorder.promised(self._words, now)
+        due = [each.due_at - now for each in promised if each.due_at is not None]
+        is_late = bool(due)
+        if PROVEN.name in self._words and recorder.proving is not None:
+            due.append(recorder.proving.seconds * 1000)
+            is_late = is_late or not self._wait_for_proof
+        word = self._policy.name
+        await self._payment.require(
+            Purchase(
+                model=self._served.name,
+                assurance="+".join(self._words) or SIGNED.name if word == OWN_POLICY else word,
+                policy=self._policy,
+                max_input_tokens=max_input_tokens,
+                max_output_tokens=max_output_tokens,
+                streamed=streamed,
+                assurance_seconds=-(-max(due, default=0) // 1000),
+                is_late=is_late,
+            )
+        )
+        self._is_paid = True
 
     def use_engine(self, identity: EngineIdentity) -> None:
         """Record the engine that runs the model."""
@@ -416,6 +476,7 @@ class Inference:
         if self._executed is None:
             raise RuntimeError("no engine was recorded")
         now = max(time.time_ns() // 1_000_000, self._received_at)
+        bill = None if self._payment is None else self._payment.bill(usage, finish_reasons)
         return InferenceStatement(
             sequence=1,  # The store gives the real one.
             received_at=self._received_at,
@@ -433,6 +494,8 @@ class Inference:
             stream=self._chain.binding() if self._chain else None,
             confidential=self._confidential.key_digest if self._confidential else None,
             transaction=self._place,
+            price=None if bill is None else bill[0],
+            payment=None if bill is None else bill[1],
             service=None if self._service is None else binding_of(self._service),
         )
 
@@ -443,6 +506,16 @@ class Inference:
             return openings
         return self._confidential.seal_openings(openings, self._id)
 
+    def _end(self) -> None:
+        """Check that a receipt may be made, once."""
+        if self._finished:
+            raise RuntimeError("an inference is finished once")
+        self._finished = True
+        if not self._is_paid:
+            raise RuntimeError("nothing was paid for this")
+        if self._service is not None and not self._service.openings.keys() <= self._openings.keys():
+            raise RuntimeError("a part of the service's version was left out")
+
     async def finish(self, *, finish_reasons: Sequence[str], usage: Mapping[str, int]) -> Issued:
         """Sign and store the receipt; what it covers is what was committed to until now.
 
@@ -451,11 +524,7 @@ class Inference:
         Raises:
             StoreError: the receipt is not durable, so the answer must not leave.
         """
-        if self._finished:
-            raise RuntimeError("an inference is finished once")
-        self._finished = True
-        if self._service is not None and not self._service.openings.keys() <= self._openings.keys():
-            raise RuntimeError("a part of the service's version was left out")
+        self._end()
         await self._take_place()
         draft = self._statement(finish_reasons=finish_reasons, usage=usage)
         release = False
@@ -480,6 +549,8 @@ class Inference:
         issued = Issued(stored.receipt, stored.receipt_id.hex())
         if self._ticket is not None:
             self._ticket.issued(self._id, issued, finish_reasons)
+        if self._payment is not None:
+            self._payment.issued(self._id, issued, usage, finish_reasons)
         return issued
 
     async def _attested(self, draft: InferenceStatement) -> InferenceStatement:

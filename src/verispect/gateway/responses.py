@@ -78,6 +78,7 @@ async def create_response(
         raise
     sampling = generation.runs[0].sampling
     _commit_request(inference, read, chat, attachments, sampling, stored=store is not None)
+    await generation.pay(inference, streamed=read.stream)
     answer = ResponseInProgress(
         request,
         inference,

@@ -18,6 +18,7 @@ from verispect.gateway import (
     log_routes,
     models,
     open_inference,
+    payment_routes,
     receipts,
     responses,
     services,
@@ -46,6 +47,8 @@ class Route:
     """Whether the work is worth stopping when the caller goes away."""
     takes_confidential: bool = False
     """Whether a body may come encrypted to the attested key."""
+    is_sold: bool = False
+    """Whether its inferences are paid for, where this server asks for money."""
 
     def allowed(self) -> str:
         """Return the value of an `Allow` header."""
@@ -81,25 +84,33 @@ _ROUTES: Final = (
         {"POST": chat.create_chat_completion},
         watches_caller=True,
         takes_confidential=True,
+        is_sold=True,
     ),
     Route(
         "/v1/completions",
         {"POST": completions.create_completion},
         watches_caller=True,
         takes_confidential=True,
+        is_sold=True,
     ),
     Route(
         "/v1/responses",
         {"POST": responses.create_response},
         watches_caller=True,
         takes_confidential=True,
+        is_sold=True,
     ),
     Route(
         "/v1/responses/{id}",
         {"GET": responses.retrieve_response, "DELETE": responses.delete_response},
         is_prefix=True,
     ),
-    Route("/v1/embeddings", {"POST": embeddings.create_embeddings}, takes_confidential=True),
+    Route(
+        "/v1/embeddings",
+        {"POST": embeddings.create_embeddings},
+        takes_confidential=True,
+        is_sold=True,
+    ),
     Route("/v1/models", {"GET": models.list_models}),
     Route("/v1/models/{id}", {"GET": models.retrieve_model}, is_prefix=True),
     Route(
@@ -129,10 +140,15 @@ _ROUTES: Final = (
         is_prefix=True,
         takes_json=False,
     ),
+    Route("/v1/prices", {"GET": payment_routes.retrieve_prices}),
+    Route("/v1/payments/{id}", {"GET": payment_routes.retrieve_payment}, is_prefix=True),
+    Route("/.well-known/x402", {"GET": payment_routes.manifest}),
     Route("/v1/attestation", {"GET": receipts.retrieve_attestation}),
     Route("/.well-known/verispect", {"GET": receipts.well_known}),
     Route("/v2", _DISPATCH, takes_json=False, takes_tensors=True),
-    Route("/v2/{path}", _DISPATCH, is_prefix=True, takes_json=False, takes_tensors=True),
+    Route(
+        "/v2/{path}", _DISPATCH, is_prefix=True, takes_json=False, takes_tensors=True, is_sold=True
+    ),
     Route("/healthz", {"GET": health.healthz}),
     Route("/metrics", {"GET": health.metrics}),
 )

@@ -36,6 +36,12 @@ from verispect.gateway.log_service import (
     open_door,
 )
 from verispect.gateway.metrics import Metrics
+from verispect.gateway.payment_service import (
+    PaymentConfiguration,
+    PaymentFigures,
+    open_payments,
+    paid_limits,
+)
 from verispect.gateway.pool import EngineOptions, RegistryPool
 from verispect.gateway.proving import PROOF_SECONDS, Proving, can_prove
 from verispect.gateway.published import PublishedRecords
@@ -86,6 +92,9 @@ class ServiceConfiguration:
     attester: str | None = None
     """Which attester vouches for the signing key (`verispect.attesters.choice`)."""
 
+    payments: dict[str, Any] | None = None
+    """Of a server that asks for money, the fields of its `PaymentConfiguration`."""
+
     own_trusted_root: str | None = None
     """A trusted root file: what this operator trusts of attestation when it judges transactions."""
 
@@ -127,6 +136,8 @@ class Service:
         )
         attestation = door = None
         limits = limits or Limits()
+        if configuration.payments is not None:
+            limits = paid_limits(limits)
         if configuration.attester is not None:
             attester, evidence_class = make_attester(configuration.attester, state)
             # A server that was told to attest and cannot does not start.
@@ -167,6 +178,15 @@ class Service:
             published,
             is_logged=None if log is None else _leaf_finder(log),
         )
+        trusted = own_trust(configuration.own_trusted_root, configuration.attester)
+        payments = None
+        if configuration.payments is not None:
+            self.recorder.sells = True
+            payments = open_payments(
+                PaymentConfiguration(**configuration.payments), state, issuer.signer
+            )
+            payments.watch.trusted = trusted
+            metrics.register(PaymentFigures(payments.store))
         responses = ResponseStore(state / "responses.sqlite")
         self.state = GatewayState(
             pool=pool,
@@ -180,8 +200,10 @@ class Service:
             transactions=Transactions(
                 TransactionStore(state / "transactions.sqlite"),
                 receipts=state / "receipts" / DATABASE_NAME,
-                trusted=own_trust(configuration.own_trusted_root, configuration.attester),
+                trusted=trusted,
+                listeners=() if payments is None else (payments.watch,),
             ),
+            payments=payments,
             on_start=self._start,
             on_stop=self._stop,
         )
@@ -199,6 +221,8 @@ class Service:
         if self.recorder.proving is not None:
             self.recorder.proving.jobs.recover(self._has_receipt)
             await self.recorder.proving.start()
+        if self.state.payments is not None:
+            await self.state.payments.start(self.state)
         if self.state.transactions is not None:
             self.state.transactions.start(self.state)
         self._eraser = asyncio.create_task(self._erase_openings())
@@ -236,6 +260,8 @@ class Service:
             self._eraser.cancel()
         if self.state.transactions is not None:
             await self.state.transactions.stop()
+        if self.state.payments is not None:
+            await self.state.payments.stop()
         if self.recorder.proving is not None:
             await self.recorder.proving.stop()
         await self.state.pool.close()

@@ -16,6 +16,7 @@ from verispect.gateway.services import Services
 from verispect.gateway.serving import ModelPool
 
 if TYPE_CHECKING:
+    from verispect.gateway.payment import Payments
     from verispect.gateway.transactions import Transactions
 
 
@@ -37,6 +38,8 @@ class GatewayState:
     """Answers for `service:NAME`; `None` where this server has none."""
     transactions: Transactions | None = None
     """Keeps transactions of several inferences; `None` where this server takes none."""
+    payments: Payments | None = None
+    """Has inferences paid for; `None` where this server asks for no money."""
     on_start: Callable[[], Awaitable[None]] | None = None
     """Awaited at the start of the application's lifespan."""
     on_stop: Callable[[], Awaitable[None]] | None = None

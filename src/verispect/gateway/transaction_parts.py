@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from verispect.gateway.state import GatewayState
 
 _LINK_FIELDS: Final = 6
+MAX_SECONDS: Final = 3600
+"""How long a transaction may be open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +52,8 @@ class PartRecord:
     links: Sequence[Link]
     assurance: Digest | None = None
     """What its statement says that it required, where the policy itself is not at hand."""
+    is_fresh: bool = False
+    """Whether this process signed the receipt just now; one from the disk may have been changed."""
 
     def to_stored(self) -> StoredPart:
         """Return what is kept of it."""
@@ -96,6 +100,11 @@ class FixedTicket:
         self.record: PartRecord | None = None
         """There once the receipt is on disk."""
 
+    @property
+    def seconds(self) -> int:
+        """How long the transaction may take to be decided."""
+        return MAX_SECONDS
+
     async def bind(self, inference_id: bytes, policy: AssurancePolicy) -> TransactionBinding:  # noqa: ARG002
         """Return the place."""
         self._policy = policy
@@ -112,6 +121,7 @@ class FixedTicket:
             self._policy,
             tuple(finish_reasons),
             self._links,
+            is_fresh=True,
         )
 
 
@@ -136,6 +146,11 @@ class OpenTicket:
         self._transaction_id = transaction_id
         self._links = links
         self._clock = clock
+
+    @property
+    def seconds(self) -> int:
+        """How long the transaction may take to be decided."""
+        return MAX_SECONDS
 
     async def bind(self, inference_id: bytes, policy: AssurancePolicy) -> TransactionBinding:
         """Take the next place, durably."""
@@ -237,7 +252,7 @@ async def judge(state: GatewayState, record: PartRecord, root: TrustedRoot, now:
     """Decide whether a part met the assurance that it required."""
     if CUT_REASONS & set(record.finish_reasons):
         return Judgement(PartOutcome.FAILED, Reason.TRANSACTION_INCOMPLETE)
-    if record.policy.digest() == SIGNED.digest():
+    if record.is_fresh and record.policy.digest() == SIGNED.digest():
         return _MET
     data = await _with_evidence(state, record)
     return await asyncio.to_thread(_appraise, state, record, root, now, data)
@@ -253,6 +268,8 @@ def _appraise(
 ) -> Judgement:
     receipt = InferenceReceipt.parse(data)
     statement = receipt.unverified_statement
+    if receipt.claimed_inference != record.inference_id.hex():
+        return Judgement(PartOutcome.FAILED, Reason.TRANSACTION_MISMATCH)
     policy = record.policy
     if state.recorder.issuer.development:
         # It is our own key: whether others accept it is theirs to say.

@@ -37,6 +37,7 @@ from verispect.core.transaction import (
 from verispect.core.transaction_files import BundledPart, DisclosedPart, TransactionBundle
 from verispect.gateway.errors import error_member
 from verispect.gateway.transaction_parts import (
+    MAX_SECONDS,
     Judgement,
     OpenTicket,
     PartRecord,
@@ -68,7 +69,6 @@ if TYPE_CHECKING:
     from verispect.gateway.state import GatewayState
 
 DEFAULT_SECONDS: Final = 600
-MAX_SECONDS: Final = 3600
 _WATCH_SECONDS: Final = 0.25
 _JUDGE_EVERY: Final = 4
 """Rounds between two looks at what waits for evidence: a proof that is there is verified again."""

@@ -1,0 +1,291 @@
+"""What becomes of payments after their answers: captured with their assurance, or released.
+
+Each delivered payment waits for the evidence that was promised for it. It is judged by the offline
+verifier with what this operator trusts; met before its deadline it is owed, and else it is given
+up. A part of a transaction waits for the whole. What is owed is asked for until the chain says
+that it is there; what channels owe is claimed together, from time to time.
+
+This module refuses to take anything that was not judged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import TYPE_CHECKING, Any, Final
+
+from verispect.appraisal.policy import SIGNED, AssurancePolicy
+from verispect.appraisal.trusted_root import TrustedRoot
+from verispect.core.encoding import Digest
+from verispect.core.errors import Error, Reason, RequestError, StoreError
+from verispect.core.receipt import InferenceReceipt
+from verispect.core.transaction import PartOutcome
+from verispect.gateway.errors import error_member
+from verispect.gateway.payment_answer import StoredAnswer
+from verispect.gateway.transaction_parts import PartRecord, judge, own_trusted_root
+from verispect.payments.authorisation import Scheme
+from verispect.payments.machine import PaymentMachine
+from verispect.payments.store import Payment, PaymentStore, State
+from verispect.payments.till import Till
+
+if TYPE_CHECKING:
+    from verispect.gateway.state import GatewayState
+
+LOOK_SECONDS: Final = 0.5
+"""Between two looks at what waits; one that waits long is looked at less often."""
+SLOWEST_LOOK_SECONDS: Final = 10.0
+RETRY_SECONDS: Final = 15.0
+"""Between two times that a transfer is asked for whose end is not known."""
+
+_OWED: Final = frozenset({State.CAPTURING, State.PENDING})
+_SIGNED_DIGEST: Final = SIGNED.digest()
+
+
+class Met(Enum):
+    """Where the assurance of an answer stands."""
+
+    NOW = "now"
+    LATER = "later"
+    NEVER = "never"
+
+
+@dataclass(slots=True)
+class _Awaiting:
+    """A delivered payment whose assurance is not there yet."""
+
+    stored: StoredAnswer
+    next_look: float = 0.0
+    pause: float = LOOK_SECONDS
+
+
+class PaymentWatch:
+    """Also a `TransactionListener`.
+
+    Args:
+        machine: moves payments.
+        till: is told of what was given up, and claims what channels owe.
+        store: the payments.
+        do: runs what blocks on a thread.
+        now: seconds since 1970.
+        sweep_seconds: how often what channels owe is claimed.
+    """
+
+    def __init__(
+        self,
+        machine: PaymentMachine,
+        till: Till,
+        store: PaymentStore,
+        do: Callable[..., Any],
+        *,
+        now: Callable[[], int],
+        sweep_seconds: float,
+    ) -> None:
+        self.trusted: TrustedRoot | None = None
+        """What the operator trusts beside itself: attestation, logs and nodes."""
+        self._machine = machine
+        self._till = till
+        self._store = store
+        self._do = do
+        self._now = now
+        self._sweep_seconds = sweep_seconds
+        self._awaiting: dict[Digest, _Awaiting] = {}
+        self._transfers: set[Digest] = set()
+        self._capturing: set[asyncio.Task[None]] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    # -- Start and end ------------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """Give up what ran when a process died, and take up what was left; blocks."""
+        for payment in self._store.unfinished():
+            match payment.state:
+                case State.RESERVED | State.EXECUTING:
+                    self.give_up(payment.payment_id)
+                case State.DELIVERED if payment.answer is not None:
+                    self._till.delivered(payment)
+                    self.add(payment.payment_id, StoredAnswer.decode(payment.answer))
+                case State.CAPTURING | State.PENDING:
+                    # A channel is asked in the next sweep; here its debt is only written down.
+                    self._machine.capture(payment.payment_id)
+                    self._note(payment)
+        self._machine.recover()
+
+    def start(self, state: GatewayState) -> None:
+        """Begin to watch."""
+        self._task = asyncio.create_task(self._run(state))
+
+    async def stop(self) -> None:
+        """End the watch, and wait for what is on its way."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        if self._capturing:
+            await asyncio.wait(self._capturing)
+
+    # -- What is delivered --------------------------------------------------------------------
+
+    async def judge(self, state: GatewayState, stored: StoredAnswer) -> Met:
+        """Decide whether the assurance of an answer is there, by this operator's own appraisal."""
+        if stored.in_transaction:
+            return Met.LATER
+        policy = AssurancePolicy.from_toml(stored.policy)
+        if policy.digest() == _SIGNED_DIGEST:
+            return Met.NOW  # The receipt is on disk, and its signature is this server's own.
+        found = state.recorder.store.find(stored.inference_id)
+        if found is None:
+            return Met.LATER
+        record = PartRecord(
+            0, stored.inference_id, found.receipt, Digest(found.receipt_id), policy, (), ()
+        )
+        root = own_trusted_root(state, self.trusted)
+        judgement = await judge(state, record, root, time.time_ns() // 1_000_000)
+        if judgement.outcome is PartOutcome.MET:
+            return Met.NOW
+        return Met.LATER if judgement.outcome is PartOutcome.PENDING else Met.NEVER
+
+    def add(self, payment_id: Digest, stored: StoredAnswer) -> None:
+        """Wait for the assurance of a delivered payment."""
+        self._awaiting[payment_id] = _Awaiting(stored)
+
+    def owe(self, payment: Payment) -> None:
+        """Take what is owed, in the background."""
+        task = asyncio.create_task(self._capture(payment))
+        self._capturing.add(task)
+        task.add_done_callback(self._capturing.discard)
+
+    async def _capture(self, payment: Payment) -> None:
+        try:
+            self._note(await self._do(self._machine.capture, payment.payment_id))
+        except Exception as error:  # noqa: BLE001 - it stays owed, and is asked for again
+            error_member(error)
+            self._note(payment)
+
+    def _note(self, payment: Payment) -> None:
+        """Remember which transfers are to be asked for again; channels are swept."""
+        is_voucher = payment.authorisation.scheme is Scheme.BATCH_SETTLEMENT
+        if payment.state in _OWED and not is_voucher:
+            self._transfers.add(payment.payment_id)
+        else:
+            self._transfers.discard(payment.payment_id)
+
+    def give_up(self, payment_id: Digest) -> None:
+        """Release a payment and free its channel; one that is owed or taken stays so. Blocks."""
+        with contextlib.suppress(StoreError):
+            self._till.released(self._machine.release(payment_id))
+
+    # -- Transactions -------------------------------------------------------------------------
+
+    async def committed(
+        self, transaction_id: bytes, parts: Sequence[InferenceReceipt]
+    ) -> None:  # transaction_id: the parts name their payments
+        """Take what all parts cost; see `TransactionListener`."""
+        del transaction_id
+        for payment in [await self._do(self._met, each) for each in _payments_of(parts)]:
+            if payment is not None and payment.state in _OWED:
+                self.owe(payment)
+
+    async def failed(
+        self, transaction_id: bytes, parts: Sequence[InferenceReceipt], reason: str
+    ) -> None:
+        """Take nothing of what the parts cost; see `TransactionListener`."""
+        del transaction_id, reason
+        for payment_id in _payments_of(parts):
+            await self._do(self.give_up, payment_id)
+            self._awaiting.pop(payment_id, None)
+
+    def _met(self, payment_id: Digest) -> Payment | None:
+        payment = self._store.get(payment_id)
+        if payment is None or payment.state in {State.RELEASED, State.FAILED}:
+            self._awaiting.pop(payment_id, None)
+            return None
+        try:
+            payment = self._machine.assurance_met(payment_id)
+        except RequestError as error:
+            if error.reason is not Reason.PAYMENT_OVERDUE:
+                raise
+            payment = self._machine.release(payment_id)
+        self._awaiting.pop(payment_id, None)
+        if payment.state is State.RELEASED:
+            self._till.released(payment)
+        return payment
+
+    # -- In the background --------------------------------------------------------------------
+
+    async def _run(self, state: GatewayState) -> None:
+        retried = swept = time.monotonic()
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            now = time.monotonic()
+            try:
+                await self.look(state)
+                if now - retried >= RETRY_SECONDS:
+                    retried = now
+                    await self.retry()
+                if now - swept >= self._sweep_seconds:
+                    swept = now
+                    await self.sweep()
+            except Exception as error:  # noqa: BLE001 - what is left undone is done in the next round
+                error_member(error)
+
+    async def look(self, state: GatewayState) -> None:
+        """Look at everything that waits for its assurance."""
+        for payment_id, awaiting in list(self._awaiting.items()):
+            now = time.monotonic()
+            if now < awaiting.next_look:
+                continue
+            awaiting.pause = min(2 * awaiting.pause, SLOWEST_LOOK_SECONDS)
+            awaiting.next_look = now + awaiting.pause
+            try:
+                await self._look_at(state, payment_id, awaiting)
+            except Exception as error:  # noqa: BLE001 - one that fails keeps no other waiting
+                error_member(error)
+
+    async def _look_at(self, state: GatewayState, payment_id: Digest, awaiting: _Awaiting) -> None:
+        payment = await self._do(self._store.get, payment_id)
+        if payment is None or payment.state is not State.DELIVERED:
+            self._awaiting.pop(payment_id, None)
+            return
+        met = Met.NEVER
+        if self._now() < payment.deadline:
+            met = await self.judge(state, awaiting.stored)
+        if met is Met.NOW:
+            payment = await self._do(self._met, payment_id)
+            if payment is not None and payment.state in _OWED:
+                self.owe(payment)
+        elif met is Met.NEVER:
+            await self._do(self.give_up, payment_id)
+            self._awaiting.pop(payment_id, None)
+
+    async def retry(self) -> None:
+        """Ask again for the transfers whose end is not known."""
+        for payment_id in list(self._transfers):
+            payment = await self._do(self._store.get, payment_id)
+            if payment is not None:
+                await self._capture(payment)
+
+    async def sweep(self) -> int:
+        """Claim what channels owe; return how many payments the chain now says are paid."""
+        count: int = await self._do(self._sweep)
+        return count
+
+    def _sweep(self) -> int:
+        owed = [each for each in self._store.unfinished() if each.state in _OWED]
+        try:
+            swept = self._till.sweep(owed)
+        except Error as error:
+            error_member(error)
+            swept = 0
+        for payment in owed:
+            if payment.authorisation.scheme is Scheme.BATCH_SETTLEMENT:
+                self._machine.capture(payment.payment_id)
+        return swept
+
+
+def _payments_of(parts: Sequence[InferenceReceipt]) -> list[Digest]:
+    bindings = [each.unverified_statement.payment for each in parts]
+    return [each.authorisation for each in bindings if each is not None]
