@@ -19,12 +19,14 @@ from payment_wires import approve_permit2
 from test_payments_till import channel_of, refunded
 from till_shop import CEILING, Clock, Customer, Shop, decoded, encoded
 
+from verispect.core.encoding import sha256
 from verispect.core.errors import Error, MalformedError, Reason
 from verispect.payments.chain.addresses import BATCH_SETTLEMENT
 from verispect.payments.chain.calls import call_data
 from verispect.payments.chain.development import TOKEN_ADDRESS
 from verispect.payments.chain.vouchers import send_and_wait
-from verispect.payments.store import State
+from verispect.payments.store import Payment, State
+from verispect.payments.till import Demand
 
 ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 CONFIG = "(address,address,address,address,address,uint40,bytes32)"
@@ -261,6 +263,57 @@ def test_a_deposit_is_made_once_whoever_sends_it_how_often(tmp_path):
     assert len(set(paid)) == 1
     assert shop.ran == 1
     assert shop.world.balance(BATCH_SETTLEMENT) == 10 * CEILING
+    shop.close()
+
+
+def test_giving_a_copy_up_does_not_free_the_channel_of_the_other(tmp_path):
+    """Two vouchers of one base never run at once, though a copy of the first is given up."""
+    shop = Shop(tmp_path)
+    customer = Customer(shop, "batch-settlement")
+    customer.ask(b"before", charge=1)
+    one, two = shop.demand(b"one"), shop.demand(b"two")
+    _, header = customer.sign(shop.till.demand(one))
+
+    def give_up(demand: Demand) -> None:
+        key = shop.till.read(header, demand).authorisation
+        shop.till.released(
+            Payment(key, demand.request, demand.quote.sheet, demand.quote.ceiling, 0)
+        )
+
+    first = shop.till.read(header, one)
+    give_up(one)
+    assert refusal(shop, header, b"two").reason is Reason.PAYMENT_BUSY
+    _, payment, is_new = shop.reserve(header, one)
+    assert is_new
+    assert payment.payment_id == first.authorisation.key.digest()
+    give_up(one)
+    assert refusal(shop, header, b"two").reason is Reason.PAYMENT_BUSY
+    shop.till.released(shop.machine.release(payment.payment_id))
+    give_up(two)
+    assert shop.serve(header, one, charge=3).charge == 3
+    shop.close()
+
+
+def test_a_payment_that_is_reserved_late_keeps_its_channel(tmp_path):
+    """A hold that ended is not the end of a payment that was reserved after all."""
+    clock = Clock()
+    shop = Shop(tmp_path, clock)
+    customer = Customer(shop, "batch-settlement")
+    customer.ask(b"before", charge=1)
+    demand = shop.demand(b"one")
+    _, header = customer.sign(shop.till.demand(demand))
+    late = shop.till.read(header, demand).authorisation
+    clock.ahead = 31
+    key = shop.till.read(header, shop.demand(b"two")).authorisation
+    shop.till.released(Payment(key, sha256(b"two"), demand.quote.sheet, CEILING, 0))
+    shop.machine.reserve(
+        late,
+        request=demand.request,
+        sheet=demand.quote.sheet,
+        ceiling=CEILING,
+        deadline=shop.clock() + demand.lasting_seconds,
+    )
+    assert refusal(shop, header, b"three").reason is Reason.PAYMENT_BUSY
     shop.close()
 
 

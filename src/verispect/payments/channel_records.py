@@ -41,6 +41,7 @@ CREATE TABLE turns (
   request BLOB NOT NULL CHECK (length(request) = 32),
   begun_at INTEGER NOT NULL,
   open INTEGER NOT NULL CHECK (open IN (0, 1)),
+  readers INTEGER NOT NULL CHECK (readers >= 0),
   deposit TEXT,
   charge INTEGER, announced INTEGER, total INTEGER,
   PRIMARY KEY (channel, number)

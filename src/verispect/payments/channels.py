@@ -115,6 +115,17 @@ class ChannelStore:
                 request,
             )
 
+    def given_up(self, channel_id: bytes) -> list[Turn]:
+        """Return the last turns for which a channel is no longer held, and that charged nothing."""
+        with self._turn("read"):
+            rows = self._connection.execute(
+                f"SELECT {_TURN} FROM turns WHERE channel = ?"  # noqa: S608  the words are ours
+                " AND open = 0 AND charge IS NULL AND number >="
+                " (SELECT turn FROM channels WHERE id = channel) - 4",
+                (channel_id,),
+            ).fetchall()
+        return [_turn(row) for row in rows]
+
     def awaiting(self, channel_id: bytes) -> list[Turn]:
         """Return the turns whose charge was announced and is not owed; they may be released."""
         with self._turn("read"):
@@ -200,8 +211,8 @@ class ChannelStore:
             if terms.most != channel.announced + ceiling:
                 raise StaleVoucherError(correction(channel))
             self._connection.execute(
-                f"INSERT INTO turns ({_TURN})"  # noqa: S608  the words are ours
-                " VALUES (?, ?, ?, ?, ?, ?, 1, ?, NULL, NULL, NULL)",
+                f"INSERT INTO turns ({_TURN}, readers)"  # noqa: S608  the words are ours
+                " VALUES (?, ?, ?, ?, ?, ?, 1, ?, NULL, NULL, NULL, 1)",
                 (terms.channel_id, number, payment_id, terms.most, request, at, deposit),
             )
             self._connection.execute(
@@ -215,6 +226,28 @@ class ChannelStore:
         if turn is None:
             raise StoreError("a turn was not kept", reason=Reason.STORE_FAILED)
         return turn
+
+    def join(self, payment_id: Digest) -> bool:
+        """Note that a copy was read, too, of a payment that nobody has reserved yet.
+
+        Returns:
+            Whether its channel is still held for it.
+        """
+        with self._turn("write"):
+            joined = self._connection.execute(
+                "UPDATE turns SET readers = readers + 1 WHERE payment = ? AND open = 1",
+                (payment_id,),
+            )
+            return joined.rowcount == 1
+
+    def give_up(self, payment_id: Digest) -> None:
+        """Note that one reader will not reserve; the channel is free once none of them will."""
+        with self._turn("write"):
+            self._connection.execute(
+                "UPDATE turns SET readers = max(readers - 1, 0), open = (readers > 1)"
+                " WHERE payment = ? AND open = 1",
+                (payment_id,),
+            )
 
     def announce(self, payment_id: Digest, charge: int) -> None:
         """Note what a payment charges, and free its channel; the second time changes nothing."""

@@ -137,9 +137,11 @@ class Till(Protocol):
         ...
 
     def released(self, payment: Payment) -> None:
-        """Note that a reserved authorisation was given up, so that its channel is free again.
+        """Note that an authorisation was given up, so that its channel is free again.
 
-        Told again after a crash; the second time changes nothing.
+        Either its payment was released, and telling that again changes nothing; or it was read and
+        will not be reserved by who read it, to be told once for each reading. Where others read
+        copies of it, the channel stays held for them.
         """
         ...
 

@@ -101,6 +101,7 @@ class X402Till:
         self.backend = backend
         self._merchant = merchant = backend.merchant
         self._store = channels
+        self._payments = payments
         self._sheet = sheet
         self._signer = signer
         self._now = now
@@ -191,7 +192,13 @@ class X402Till:
 
     def released(self, payment: Payment) -> None:
         """Free the channel of a payment that was given up; see `Till.released`."""
-        if payment.authorisation.scheme is Scheme.BATCH_SETTLEMENT:
+        if payment.authorisation.scheme is not Scheme.BATCH_SETTLEMENT:
+            return
+        stored = self._payments.get(payment.payment_id)
+        if stored is None:
+            # Whoever read a copy may be about to reserve it.
+            self._store.give_up(payment.payment_id)
+        elif stored.state is State.RELEASED:
             self._store.free(payment.payment_id)
 
     def delivered(self, payment: Payment) -> None:

@@ -164,6 +164,11 @@ class Channels:
         Raises:
             RequestError: `payment-busy` where it still pays for one.
         """
+        for lapsed in self._store.given_up(channel_id):
+            late = self._payments.get(lapsed.payment_id)
+            if late is not None and late.charge is None and late.state is not State.RELEASED:
+                # It was reserved after its hold had ended, and the next voucher would be too low.
+                raise busy()
         turn = self._store.open_turn(channel_id)
         if turn is None:
             return
@@ -199,7 +204,7 @@ class Channels:
         payment = self._payments.get(turn.payment_id)
         if payment is not None:
             return None if payment.state is State.RELEASED else payment.authorisation
-        if not turn.is_open or self._now() >= turn.begun_at + HOLD_SECONDS:
+        if self._now() >= turn.begun_at + HOLD_SECONDS or not self._store.join(turn.payment_id):
             return None
         return self._authorisation(terms, turn.number, header, demand)
 
