@@ -24,6 +24,11 @@ from verispect.gateway.errors import HttpError, error_member
 from verispect.gateway.http import WHOLE_MESSAGES, HttpResponse
 from verispect.gateway.limits import Limits
 
+_STATUS_LINES: Final = {
+    HTTPStatus.OK: b"HTTP/1.1 200 OK\r\n",
+    # Every client that pays as it goes gets one of these first.
+    HTTPStatus.PAYMENT_REQUIRED: b"HTTP/1.1 402 Payment Required\r\n",
+}
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -179,7 +184,7 @@ class _WholeMessages:
     def answer(self, response: HttpResponse) -> bool:
         cycle = self._cycle
         if (
-            response.status != HTTPStatus.OK
+            response.status not in _STATUS_LINES
             or cycle.response_started
             or cycle.disconnected
             or not cycle.keep_alive
@@ -191,7 +196,7 @@ class _WholeMessages:
         ours = "".join([f"{name}: {value}\r\n" for name, value in response.headers])
         body = response.body
         end = f"content-type: {response.content_type}\r\ncontent-length: {len(body)}\r\n\r\n"
-        head = [b"HTTP/1.1 200 OK\r\n"]
+        head = [_STATUS_LINES[response.status]]
         for name, value in cycle.default_headers:
             head += (name, b": ", value, b"\r\n")
         head += ((ours + end).encode("latin-1"), body)
