@@ -37,9 +37,13 @@ $(UV):
 	@$(UV) sync --frozen --inexact --python "$(PYTHON)" --extra all --group demo
 	@touch $@
 
+.venv/.transaction: $(UV) pyproject.toml uv.lock
+	@$(UV) sync --frozen --inexact --python "$(PYTHON)" --extra all --group transaction
+	@touch $@
+
 .venv/.test: $(UV) pyproject.toml uv.lock
 	@$(UV) sync --frozen --inexact --python "$(PYTHON)" --extra all --group demo --group dev
-	@touch .venv/.demo $@
+	@touch .venv/.demo .venv/.transaction $@
 
 .PHONY: install
 install: .venv/.test  ## Install the package with everything needed to work on it
@@ -47,6 +51,10 @@ install: .venv/.test  ## Install the package with everything needed to work on i
 .PHONY: demo-network
 demo-network: .venv/.demo  ## One operator and three nodes that it does not control; four ways to cheat
 	@$(RUN) examples/network.py
+
+.PHONY: demo-transaction
+demo-transaction: .venv/.transaction  ## Mixed evidence in one transaction; then each part sabotaged
+	@$(RUN) examples/transaction.py
 
 .PHONY: demo
 demo: .venv/.demo  ## Ask two real models, verify both receipts offline, show a refusal

@@ -183,11 +183,13 @@ class LogDoor:
                 size = proof.checkpoint.unverified.size
                 record = self._state.checkpoint(at_least=size)
                 assert record is not None
-                entries.append(
-                    make_log_evidence(
-                        self._proofs.leaf(index), proof, collected_at=record.integrated_at
-                    )
-                )
+                # With too few witnesses it would refuse the receipt; until more of them sign, the
+                # promise is open.
+                signed = len(self._state.cosignatures(record.size))
+                if signed >= self._settings.witnesses.threshold:
+                    leaf = self._proofs.leaf(index)
+                    at = record.integrated_at
+                    entries.append(make_log_evidence(leaf, proof, collected_at=at))
             except RequestError:
                 pass  # Not in a tree yet: the promise is open.
         return entries

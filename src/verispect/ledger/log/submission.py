@@ -193,7 +193,10 @@ class Submissions:
         if verdicts:
             latest = max(record.delivered_at for record, _ in verdicts)
             signed = _latest_of_each(envelope for _, envelope in verdicts)
-            if len(signed) >= self._parties.auditors.threshold:
+            # Too few would refuse the receipt while others may still come; one that refutes it
+            # does so rightly, whoever else is silent.
+            enough = len(signed) >= self._parties.auditors.threshold
+            if enough or any(_refutes(envelope) for envelope in signed):
                 entries.append(make_verdict_evidence(signed, collected_at=latest))
         return entries
 
