@@ -156,7 +156,7 @@ class Payments:
                 return response
             return await asyncio.shield(self._whole(state, ticket, response))
         except PaidBeforeError as before:
-            return await self._again(before)
+            return await self._again(state, before)
         except BaseException:
             await asyncio.shield(self._release(ticket))
             raise
@@ -263,10 +263,12 @@ class Payments:
             raise
         return payment, running
 
-    async def _again(self, before: PaidBeforeError) -> HttpResponse:
+    async def _again(self, state: GatewayState, before: PaidBeforeError) -> HttpResponse:
         """Give the answer of a payment that came before, once it is there."""
         if before.running is not None:
             await asyncio.shield(before.running)
+        # It may have been delivered just before a process died.
+        await self.watch.look_now(state, before.payment.payment_id)
         payment, stored, header = await self.do(self._look_up, before.payment.payment_id)
         return await self._given(payment, stored, header, before.demand)
 
@@ -294,7 +296,8 @@ class Payments:
             refused.headers = [*refused.headers, (RESPONSE_HEADER, header)]
             raise refused
         is_voucher = payment.authorisation.scheme is Scheme.BATCH_SETTLEMENT
-        waits = state in _OWED and not is_voucher and not self._serves_pending
+        unpaid = state is State.DELIVERED or (state in _OWED and not self._serves_pending)
+        waits = unpaid and not is_voucher
         if stored is None or waits:
             raise HttpError(
                 "whether the payment was taken is not known yet; present the same one again",

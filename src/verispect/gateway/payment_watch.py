@@ -245,6 +245,13 @@ class PaymentWatch:
             except Exception as error:  # noqa: BLE001 - one that fails keeps no other waiting
                 error_member(error)
 
+    async def look_now(self, state: GatewayState, payment_id: Digest) -> None:
+        """Look at one payment, where it waits for its assurance, and take what it costs."""
+        awaiting = self._awaiting.get(payment_id)
+        if awaiting is not None:
+            await self._look_at(state, payment_id, awaiting)
+            await asyncio.gather(*self._capturing)
+
     async def _look_at(self, state: GatewayState, payment_id: Digest, awaiting: _Awaiting) -> None:
         payment = await self._do(self._store.get, payment_id)
         if payment is None or payment.state is not State.DELIVERED:
