@@ -24,7 +24,7 @@ from verispect.gateway.errors import HttpError, error_member
 from verispect.gateway.http import WHOLE_MESSAGES, HttpResponse
 from verispect.gateway.limits import Limits
 
-_STATUS_LINES: Final = {
+_STATUS_LINES: Final[dict[int, bytes]] = {
     HTTPStatus.OK: b"HTTP/1.1 200 OK\r\n",
     # Every client that pays as it goes gets one of these first.
     HTTPStatus.PAYMENT_REQUIRED: b"HTTP/1.1 402 Payment Required\r\n",

@@ -105,6 +105,11 @@ class PaymentMachine:
                     reason=Reason.PAYMENT_INVALID,
                 )
         wanted = Payment(authorisation, request, sheet, ceiling, deadline)
+        if known is not None:
+            # Its terms stand, whatever the same request costs by now.
+            wanted = Payment(
+                known.authorisation, known.request, known.sheet, known.ceiling, known.deadline
+            )
         stored, is_new = self._store.reserve(wanted, identifier)
         if stored.request != request:
             raise RequestError(
