@@ -190,3 +190,21 @@ def test_embeddings_and_completions_and_responses_are_sold(gateway):
             statement = InferenceReceipt.parse(receipt).unverified_statement
             assert statement.price.charge == statement.price.ceiling > 0
     assert await_states(gateway, State.CAPTURED) == {State.CAPTURED: 3}
+
+
+def test_the_content_of_answers_is_erased_after_its_retention(gateway):
+    """An old payment still says what it bought, and nobody finds the words any more."""
+    header = gateway.pay()
+    answer = gateway.ask(header)
+    watch = gateway.payments.watch
+    watch._now = lambda: int(time.time()) + 86_400 + 3600
+    watch.erase()
+    again = gateway.ask(header)
+    assert again.status_code == 409
+    assert opened(again.headers["payment-response"])["success"]
+    statement = InferenceReceipt.parse(
+        from_base64url(answer.json()["verispect"]["receipt"])
+    ).unverified_statement
+    payment = gateway.payments.store.get(statement.payment.authorisation)
+    assert payment.state is State.CAPTURED
+    assert b"three" not in payment.answer

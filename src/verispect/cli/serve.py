@@ -233,6 +233,7 @@ def _payments(arguments: argparse.Namespace) -> dict[str, Any] | None:
         "key": None if arguments.payment_key is None else str(arguments.payment_key),
         "base": None if arguments.public_url is None else arguments.public_url.rstrip("/"),
         "sweep_seconds": arguments.sweep_seconds,
+        "retention_seconds": arguments.openings_hours * 3600,
     }
 
 

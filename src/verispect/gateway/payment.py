@@ -36,7 +36,7 @@ from verispect.gateway.errors import HttpError, error_member
 from verispect.gateway.http import HttpRequest, HttpResponse, StreamedResponse
 from verispect.gateway.payment_answer import RESPONSE_HEADER, StoredAnswer
 from verispect.gateway.payment_request import PaidBeforeError, PaidRequest, base_address
-from verispect.gateway.payment_watch import Met, PaymentWatch
+from verispect.gateway.payment_watch import RETENTION_SECONDS, Met, PaymentWatch
 from verispect.gateway.streaming import Event, frame
 from verispect.payments.authorisation import Scheme
 from verispect.payments.machine import PaymentMachine
@@ -75,6 +75,7 @@ class Payments:
         serves_pending: whether an answer leaves whose transfer was asked for and is not seen: for
             servers that can ask no chain, and never see any.
         sweep_seconds: how often what channels owe is claimed.
+        retention_seconds: how long after their deadlines the content of answers is kept.
     """
 
     def __init__(
@@ -88,6 +89,7 @@ class Payments:
         is_development: bool = False,
         serves_pending: bool = False,
         sweep_seconds: float = 3600.0,
+        retention_seconds: int = RETENTION_SECONDS,
     ) -> None:
         self.till = till
         self.store = store
@@ -99,7 +101,13 @@ class Payments:
         self._machine = PaymentMachine(store, till.settlement, now=now)
         self._pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="payments")
         self.watch = PaymentWatch(
-            self._machine, till, store, self.do, now=now, sweep_seconds=sweep_seconds
+            self._machine,
+            till,
+            store,
+            self.do,
+            now=now,
+            sweep_seconds=sweep_seconds,
+            retention_seconds=retention_seconds,
         )
         self._lock = threading.Lock()
         self._running: dict[Digest, asyncio.Future[None]] = {}

@@ -8,7 +8,7 @@ not kept: it is for its caller alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from verispect.core.encoding import decode, encode
@@ -32,7 +32,7 @@ class StoredAnswer:
     content_type: str
     headers: Sequence[tuple[str, str]]
     body: bytes | None
-    """`None` where it was for the caller's eyes alone."""
+    """`None` where it was for the caller's eyes alone, or its retention has ended."""
     inference_id: bytes
     receipt_id: str
     receipt_url: str
@@ -76,6 +76,10 @@ class StoredAnswer:
         headers = [(name, value) for name, value in row[3]]
         return cls(row[1], row[2], headers, *row[4:])
 
+    def without_content(self) -> StoredAnswer:
+        """Return what is kept of it once its content is not."""
+        return replace(self, headers=(), body=None)
+
     def notice(self, charge: int) -> ReceiptNotice:
         """Return what the response says of the receipt."""
         return ReceiptNotice(self.receipt_id, self.receipt_url, dict(self.usage), charge)
@@ -88,7 +92,7 @@ class StoredAnswer:
         """
         if self.body is None:
             raise HttpError(
-                "the answer was encrypted for its caller and is not kept",
+                "the answer is not kept any more, or was encrypted for its caller",
                 status=409,
                 reason=Reason.PAYMENT_CONFLICT,
                 headers=[(RESPONSE_HEADER, payment_response)],

@@ -21,6 +21,7 @@ from verispect.core.errors import EngineError, Error, MalformedError, Reason
 from verispect.core.keys import Signer
 from verispect.gateway.limits import Limits
 from verispect.gateway.payment import Payments
+from verispect.gateway.payment_watch import RETENTION_SECONDS
 from verispect.payments.pricing import MAX_SHEET_BYTES, PriceSheet
 from verispect.payments.store import PaymentStore
 
@@ -49,6 +50,8 @@ class PaymentConfiguration:
     """The address under which clients ask this server."""
     confirmations: int = 1
     sweep_seconds: float = SWEEP_SECONDS
+    retention_seconds: int = RETENTION_SECONDS
+    """How long after their deadlines the content of answers is kept, as openings are."""
 
 
 def paid_limits(limits: Limits) -> Limits:
@@ -109,6 +112,7 @@ def open_payments(configuration: PaymentConfiguration, state: Path, signer: Sign
         is_development=till.is_development,
         serves_pending=till.backend.chain is None,
         sweep_seconds=configuration.sweep_seconds,
+        retention_seconds=configuration.retention_seconds,
     )
 
 

@@ -40,6 +40,7 @@ LOOK_SECONDS: Final = 0.5
 SLOWEST_LOOK_SECONDS: Final = 10.0
 RETRY_SECONDS: Final = 15.0
 """Between two times that a transfer is asked for whose end is not known."""
+RETENTION_SECONDS: Final = 86_400
 
 _OWED: Final = frozenset({State.CAPTURING, State.PENDING})
 _SIGNED_DIGEST: Final = SIGNED.digest()
@@ -72,6 +73,7 @@ class PaymentWatch:
         do: runs what blocks on a thread.
         now: seconds since 1970.
         sweep_seconds: how often what channels owe is claimed.
+        retention_seconds: how long after their deadlines the content of answers is kept.
     """
 
     def __init__(
@@ -83,6 +85,7 @@ class PaymentWatch:
         *,
         now: Callable[[], int],
         sweep_seconds: float,
+        retention_seconds: int = RETENTION_SECONDS,
     ) -> None:
         self.trusted: TrustedRoot | None = None
         """What the operator trusts beside itself: attestation, logs and nodes."""
@@ -92,6 +95,8 @@ class PaymentWatch:
         self._do = do
         self._now = now
         self._sweep_seconds = sweep_seconds
+        self._retention_seconds = retention_seconds
+        self._erased_until = 0
         self._awaiting: dict[Digest, _Awaiting] = {}
         self._transfers: set[Digest] = set()
         self._capturing: set[asyncio.Task[None]] = set()
@@ -226,6 +231,7 @@ class PaymentWatch:
                 if now - retried >= RETRY_SECONDS:
                     retried = now
                     await self.retry()
+                    await self._do(self.erase)
                 if now - swept >= self._sweep_seconds:
                     swept = now
                     await self.sweep()
@@ -274,6 +280,15 @@ class PaymentWatch:
             payment = await self._do(self._store.get, payment_id)
             if payment is not None:
                 await self._capture(payment)
+
+    def erase(self) -> None:
+        """Erase the content of answers whose retention has ended; blocks."""
+        until = self._now() - self._retention_seconds
+        for payment in self._store.due_between(self._erased_until, until):
+            if payment.answer is not None:
+                kept = StoredAnswer.decode(payment.answer).without_content()
+                self._store.keep_less(payment.payment_id, kept.encode())
+        self._erased_until = max(self._erased_until, until)
 
     async def sweep(self) -> int:
         """Claim what channels owe; return how many payments the chain now says are paid."""

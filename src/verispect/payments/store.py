@@ -97,6 +97,7 @@ CREATE TABLE identifiers (
         "CREATE INDEX unfinished_payments ON payments (holder, amount) WHERE state NOT IN"
         f" ({_FINALS})"
     ),
+    "CREATE INDEX payments_by_deadline ON payments (deadline)",
     (
         "CREATE TRIGGER payments_are_not_deleted BEFORE DELETE ON payments"
         " BEGIN SELECT RAISE(ABORT, 'payments are not deleted'); END"
@@ -294,6 +295,25 @@ class PaymentStore:
                 (holder, network, asset),
             ).fetchone()
         return int(amount)
+
+    def due_between(self, after: int, until: int) -> list[Payment]:
+        """Return the payments whose deadlines are after one time and not after another."""
+        with self._turn("read"):
+            rows = self._select("WHERE deadline > ? AND deadline <= ?", after, until).fetchall()
+        return [_payment(row) for row in rows]
+
+    def keep_less(self, payment_id: Digest, answer: bytes) -> None:
+        """Keep less of an answer; the payment stands as it stood.
+
+        Args:
+            payment_id: whose answer.
+            answer: what is kept instead.
+        """
+        with self._turn("write"):
+            self._connection.execute(
+                "UPDATE payments SET answer = ? WHERE id = ? AND answer IS NOT NULL",
+                (answer, payment_id),
+            )
 
     def totals(self) -> dict[State, tuple[int, int]]:
         """Return, for each state, how many payments there are and what they charge."""
