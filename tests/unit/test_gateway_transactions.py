@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -402,9 +403,7 @@ def test_the_client_refuses_a_transaction_of_another_nonce(gateway: RunningGatew
     """A transaction that is not the caller's own is refused, however good it is."""
     with TransactionClient(gateway.base_url) as client:
         mine, other = client.run([complete("x")]), client.run([complete("x")])
-    swapped = type(mine)(
-        other.transaction_id, mine.key, mine.nonce, "committed", mine.answers, other.bundle, 1
-    )
+    swapped = replace(mine, transaction_id=other.transaction_id, bundle=other.bundle)
     with pytest.raises(VerificationError) as caught:
         verify_transaction(swapped, trusted_root=root_of(gateway), policy=SIGNED, now=NOW)
     assert caught.value.reason is Reason.NONCE_MISMATCH

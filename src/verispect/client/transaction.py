@@ -11,18 +11,19 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any, Final, Self
 
 import httpx
 
-from verispect.appraisal.expected import Expected
 from verispect.appraisal.policy import AssurancePolicy
 from verispect.appraisal.result import Verdict
 from verispect.appraisal.transaction import ExpectedTransaction, TransactionVerifier
 from verispect.appraisal.transaction_result import TransactionResult
 from verispect.appraisal.trusted_root import TrustedRoot
+from verispect.client.transaction_asked import expect_parts
 from verispect.core.commitments import decode_openings
 from verispect.core.encoding import from_hex, to_base64url
 from verispect.core.errors import (
@@ -52,8 +53,8 @@ class TransactionExchange:
     """The body of each part's answer, in order."""
     bundle: TransactionBundle
     """With the openings of every part."""
-    fixed_parts: int | None = None
-    """How many parts were asked for in one request."""
+    asked: Sequence[Mapping[str, Any]] = ()
+    """What was asked, in order: each part with `path`, `body` and perhaps `assurance`."""
 
 
 class TransactionClient:
@@ -93,8 +94,7 @@ class TransactionClient:
         answer = self._post("/v1/transactions", {"parts": list(parts), **options}, nonce=nonce)
         keys = {each["inference"]: each["opening_key"] for each in answer["parts"]}
         answers = [each["body"] for each in answer["parts"]]
-        exchange = self._exchange(answer, nonce, keys, answers)
-        return replace(exchange, fixed_parts=len(parts))
+        return self._exchange(answer, nonce, keys, answers, deepcopy(list(parts)))
 
     def open(self, **options: Any) -> OpenTransaction:
         """Open a transaction that is joined part by part."""
@@ -120,6 +120,7 @@ class TransactionClient:
         nonce: bytes,
         keys: Mapping[str, str],
         answers: Sequence[Any],
+        asked: Sequence[Mapping[str, Any]],
     ) -> TransactionExchange:
         bundle = self._bundle(answer["id"])
         shown = []
@@ -140,6 +141,7 @@ class TransactionClient:
             answer["state"],
             answers,
             replace(bundle, parts=tuple(shown)),
+            asked,
         )
 
     def _attached(self, shown: BundledPart) -> BundledPart:
@@ -193,6 +195,7 @@ class OpenTransaction:
         self._client = client
         self._keys: dict[str, str] = {}
         self._answers: list[Any] = []
+        self._asked: list[Mapping[str, Any]] = []
         self._key = key
         self._nonce = nonce
         self.identifier: Final = identifier
@@ -214,12 +217,16 @@ class OpenTransaction:
         self._keys[head["verispect-inference"]] = head["verispect-opening-key"]
         answer: dict[str, Any] = response.json()
         self._answers.append(answer)
+        asked = {"path": path, "body": deepcopy(dict(body)), "assurance": assurance}
+        self._asked.append(asked)
         return answer
 
     def commit(self) -> TransactionExchange:
         """Commit, and fetch the whole."""
         answer = self._end("commit")
-        return self._client._exchange(answer, self._nonce, self._keys, self._answers)  # noqa: SLF001 - as above
+        return self._client._exchange(  # noqa: SLF001 - as above
+            answer, self._nonce, self._keys, self._answers, self._asked
+        )
 
     def abort(self) -> None:
         """Give it up."""
@@ -241,6 +248,8 @@ def verify_transaction(
 ) -> TransactionResult:
     """Verify a transaction: committed, whole, of this caller, each part under its policy.
 
+    Each receipt must be of what the caller asked at that place and of the answer it was shown.
+
     Args:
         exchange: what was asked and received.
         trusted_root: what the caller trusts.
@@ -251,9 +260,11 @@ def verify_transaction(
     Raises:
         VerificationError: the answer is no.
         UnsupportedError: could not tell.
+        MalformedError: `malformed-transcript` where an answer is none.
+        RequestError: `dependency-invalid` where a reference names what the earlier part has not.
     """
-    count = exchange.fixed_parts if exchange.fixed_parts is not None else len(exchange.answers)
-    parts = {index: Expected(nonce=part_nonce(exchange.nonce, index)) for index in range(count)}
+    count = len(exchange.asked)
+    parts = expect_parts(exchange.asked, exchange.answers, exchange.bundle, exchange.nonce)
     result = TransactionVerifier(trusted_root).appraise(
         exchange.bundle,
         policy=policy,
