@@ -78,16 +78,12 @@ class Shop(RuleBasedStateMachine):
             self.running.__exit__(None, None, None)
         self.stack.close()
 
-    @rule()
-    def sign(self) -> None:
-        """Another transfer is signed; it is presented later, or never."""
-        if len(self.headers) < 4:
-            self.headers.append(self.gateway.pay())
-
-    @precondition(lambda self: self.headers)
-    @rule(data=st.data())
-    def present(self, data: st.DataObject) -> None:
+    @rule(new=st.booleans(), manner=st.sampled_from(MANNERS), fails=st.booleans(), data=st.data())
+    def present(self, new: bool, manner: str, fails: bool, data: st.DataObject) -> None:
         """A transfer's answer leaves once the chain has the money, and is always the same."""
+        if new or not self.headers:
+            self.headers.append(self.gateway.pay())
+        self.manner, self.model.fail_after = manner, 0 if fails else None
         header = data.draw(st.sampled_from(self.headers))
         before = self.gateway.balance("payee")
         answer = self.gateway.ask(header)
@@ -108,9 +104,10 @@ class Shop(RuleBasedStateMachine):
         assert self.gateway.ask(header, user="somebody else").status_code == 409
         assert self.model.started == started
 
-    @rule()
-    def use_a_channel(self) -> None:
+    @rule(fails=st.booleans())
+    def use_a_channel(self, fails: bool) -> None:
         """A voucher that was answered is charged; one that was not can be signed again."""
+        self.model.fail_after = 0 if fails else None
         if self.channel is None:
             self.channel = self.gateway.channel()
         header = self.channel.sign(self.gateway.ask())
@@ -130,16 +127,6 @@ class Shop(RuleBasedStateMachine):
         started = self.model.started
         self.gateway.ask(self.voucher)
         assert self.model.started == started
-
-    @rule(fails=st.booleans())
-    def change_engine(self, fails: bool) -> None:
-        """The engine fails from now on, or works."""
-        self.model.fail_after = 0 if fails else None
-
-    @rule(manner=st.sampled_from(MANNERS))
-    def change_settlement(self, manner: str) -> None:
-        """Settling hangs from now on, or works."""
-        self.manner = manner
 
     @rule()
     def restart(self) -> None:
@@ -198,8 +185,8 @@ class ShopThatEnds(Shop):
 
 
 ShopThatEnds.TestCase.settings = settings(
-    max_examples=6,
-    stateful_step_count=14,
+    max_examples=8,
+    stateful_step_count=12,
     deadline=None,
     derandomize=True,
     suppress_health_check=list(HealthCheck),
