@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 import time
 
 import httpx
 import pytest
+from confidential_gateway import WORDS, Confidential, a_root, now
 from paid_gateway import ASK, CHAT, SHEET, opened, run_paid_gateway
 
+from verispect.attesters.development_enclave import DevelopmentEnclave, DevelopmentEnclaveAttester
 from verispect.core.encoding import from_base64url
 from verispect.core.errors import NetworkError, Reason
 from verispect.core.receipt import InferenceReceipt
 from verispect.gateway.limits import Limits
 from verispect.payments.chain.settlement import ChainSettlement
+from verispect.payments.machine import PaymentMachine
+from verispect.payments.nonce import request_digest
 from verispect.payments.store import State
 from verispect.testing.echo_model import EchoLanguageModel
 
@@ -208,3 +213,88 @@ def test_the_content_of_answers_is_erased_after_its_retention(gateway):
     payment = gateway.payments.store.get(statement.payment.authorisation)
     assert payment.state is State.CAPTURED
     assert b"three" not in payment.answer
+
+
+def test_no_event_of_a_stream_waits_for_its_capture(gateway):
+    """All of a stream arrives while capturing is held up, which it does not wait for."""
+    channel = gateway.channel()
+    asked = gateway.ask(stream=True)
+    held = threading.Event()
+    real = PaymentMachine.capture
+
+    def waits(*arguments):
+        assert held.wait(60)
+        return real(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PaymentMachine, "capture", waits)
+        answer = gateway.ask(channel.sign(asked), stream=True)
+        assert answer.status_code == 200
+        assert answer.text.endswith("data: [DONE]\n\n")
+        held.set()
+    await_states(gateway, State.PENDING)
+
+
+ATTESTED = SHEET.replace('assurance = "signed"', 'assurance = "attested-development"')
+
+
+@pytest.fixture
+def attested(tmp_path):
+    """A gateway in an emulated enclave that sells attested inferences."""
+    enclave = DevelopmentEnclave.create(tmp_path / "enclave", now())
+    attester = DevelopmentEnclaveAttester(enclave, clock=now)
+    with run_paid_gateway(tmp_path, sheet=ATTESTED, attester=attester) as running:
+        running.payments.watch.trusted = a_root(running.running, enclave)
+        yield running, enclave
+
+
+def test_an_attested_answer_is_sold_at_its_own_price(attested):
+    """The price is that of the assurance, and the operator's own appraisal is what earns it."""
+    gateway, _ = attested
+    header = gateway.pay(assurance="attested-development")
+    answer = gateway.ask(header, assurance="attested-development")
+    assert answer.status_code == 200, answer.text
+    assert gateway.balance("payee") == 219
+    assert gateway.ask().json()["error"]["code"] == "price-unknown"
+
+
+def test_assurance_that_the_operator_cannot_show_is_not_charged(attested):
+    """A gateway that does not trust its own evidence gives no answer and takes no money."""
+    gateway, enclave = attested
+    gateway.payments.watch.trusted = a_root(gateway.running, enclave, anchored=False)
+    header = gateway.pay(assurance="attested-development")
+    answer = gateway.ask(header, assurance="attested-development")
+    assert answer.status_code == 503
+    assert answer.json()["error"]["code"] == "assurance-unavailable"
+    assert await_states(gateway, State.RELEASED) == {State.RELEASED: 1}
+    assert gateway.balance("payee") == 0
+
+
+def test_nothing_of_a_paid_encrypted_request_is_kept_in_the_clear(tmp_path, attested):
+    """Price, payment and answer pass inside; neither words nor a digest of them stay here."""
+    gateway, enclave = attested
+    service = Confidential(gateway.running, enclave, tmp_path)
+    message = {"role": "user", "content": " ".join(WORDS)}
+    body = json.dumps({**ASK, "messages": [message]}).encode()
+
+    def post(**headers):
+        sealed = service.seal(body, **headers)
+        response = service.post(sealed.body)
+        assert response.status_code == 200
+        head, pieces = sealed.open_answer([response.content])
+        return head, b"".join(pieces)
+
+    head, _ = post()
+    assert head.status == 402
+    required = httpx.Response(402, headers=dict(head.headers))
+    signed = gateway.sign(required)
+    head, answer = post(**{"payment-signature": signed})
+    assert head.status == 200, answer
+    assert all(word.encode() in answer for word in WORDS)
+    assert gateway.balance("payee") > 0
+    head, _ = post(**{"payment-signature": signed})
+    assert head.status == 409
+    kept = [path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()]
+    digest = request_digest("POST", CHAT, body)
+    assert not any(digest in data for data in kept)
+    assert not any(word.encode() in data for data in kept for word in WORDS)

@@ -32,7 +32,13 @@ MAX_CONTENT_BYTES: Final = 1024 * 1024
 PADDING_BYTES: Final = 512
 
 INNER_HEADERS: Final = frozenset(
-    {"verispect-assurance", "verispect-nonce", "verispect-lane", "verispect-attestation"}
+    {
+        "verispect-assurance",
+        "verispect-nonce",
+        "verispect-lane",
+        "verispect-attestation",
+        "payment-signature",
+    }
 )
 
 _PREFIX: Final = b"\x01" + struct.pack(">HHH", 0x0020, 0x0001, 0x0003)

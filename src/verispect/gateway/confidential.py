@@ -98,7 +98,12 @@ class ConfidentialExchange:
         self._enc = enc
         self.request: Final = replace(
             outer,
-            headers={**content.headers, "content-type": content.content_type},
+            headers={
+                # Where it was sent to is seen by everybody anyhow, and names what is sold.
+                "host": outer.headers.get("host", ""),
+                **content.headers,
+                "content-type": content.content_type,
+            },
             body=content.body,
             confidential=self,
         )

@@ -8,6 +8,7 @@ store and to take anything; `verispect.gateway.payment` does.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Final
 
@@ -28,6 +29,7 @@ UNCHARGED_REASONS: Final = frozenset({"error", "interrupted"})
 """An answer that the server cut costs nothing."""
 
 _MAX_HOST_CHARACTERS: Final = 255
+_BLIND_BYTES: Final = 32
 
 
 class PaidBeforeError(Exception):
@@ -62,7 +64,9 @@ class PaidRequest:
         base: str | None,
     ) -> None:
         self.request = request
-        self.digest: Final[Digest] = request_digest(request.method, request.path, request.body)
+        # What is kept of an encrypted request tells nobody whether a guess of it is right.
+        body = request.body if request.confidential is None else os.urandom(_BLIND_BYTES)
+        self.digest: Final[Digest] = request_digest(request.method, request.path, body)
         self.header = request.headers.get(PAYMENT_HEADER)
         self.identifier = request.headers.get(IDEMPOTENCY_HEADER)
         self.base = base or base_address(request.headers.get("host", ""))
