@@ -112,6 +112,10 @@ def test_a_proof_that_does_not_come_is_not_paid_for(tmp_path):
         try:
             gateway, answer = buy(address, service)
             payment = statement_of(address, answer).payment.authorisation
+            receipt_id = answer.headers["verispect-receipt-id"]
+            key = {"verispect-opening-key": answer.headers["verispect-opening-key"]}
+            kept = httpx.delete(f"{address}/v1/receipts/{receipt_id}/proof", headers=key)
+            assert kept.status_code == 409, "whoever cancels what it ordered pays for it"
             assert await_state(gateway, payment, State.RELEASED) is State.RELEASED
         finally:
             os.kill(prover, signal.SIGCONT)

@@ -16,7 +16,10 @@ from verispect.attesters.development_enclave import DevelopmentEnclave, Developm
 from verispect.core.encoding import from_base64url
 from verispect.core.errors import NetworkError, Reason
 from verispect.core.receipt import InferenceReceipt
+from verispect.core.transaction import PartOutcome
+from verispect.gateway import transactions
 from verispect.gateway.limits import Limits
+from verispect.gateway.transaction_parts import Judgement
 from verispect.payments.chain.settlement import ChainSettlement
 from verispect.payments.machine import PaymentMachine
 from verispect.payments.nonce import request_digest
@@ -63,23 +66,35 @@ def paid_parts(gateway, client, count):
 
 
 @pytest.mark.parametrize("action", ["commit", "abort"])
-def test_parts_of_a_transaction_are_taken_together_or_not_at_all(gateway, action):
-    """Nothing is owed while it is open; a commit owes all parts, an abort none."""
+def test_parts_of_a_transaction_are_owed_once_it_ends(gateway, action):
+    """Nothing is owed while it is open; whoever aborts it has the answers, and owes them too."""
     with gateway.http() as client:
         headers, channel = paid_parts(gateway, client, 3)
         assert await_states(gateway, State.DELIVERED) == {State.DELIVERED: 3}
         where = f"/v1/transactions/{headers.pop('Verispect-Transaction')}/{action}"
         ended = client.post(where, headers=headers)
     assert ended.status_code == 200, ended.text
-    if action == "commit":
-        await_states(gateway, State.PENDING, State.CAPTURED)
-        gateway.payments.watch._sweep()
-        assert await_states(gateway, State.CAPTURED) == {State.CAPTURED: 3}
-        assert gateway.balance("payee") == channel.charged > 0
-    else:
-        assert await_states(gateway, State.RELEASED) == {State.RELEASED: 3}
-        gateway.payments.watch._sweep()
-        assert gateway.balance("payee") == 0
+    await_states(gateway, State.PENDING, State.CAPTURED)
+    gateway.payments.watch._sweep()
+    assert await_states(gateway, State.CAPTURED) == {State.CAPTURED: 3}
+    assert gateway.balance("payee") == channel.charged > 0
+
+
+def test_nothing_of_a_transaction_is_taken_that_failed(gateway, monkeypatch):
+    """Where one part does not meet its assurance the others are released with it."""
+
+    async def judged(_state, record, _root, _now):
+        outcome = PartOutcome.FAILED if record.index == 1 else PartOutcome.MET
+        return Judgement(outcome, Reason.POLICY_UNMET if record.index == 1 else None)
+
+    monkeypatch.setattr(transactions, "judge", judged)
+    with gateway.http() as client:
+        headers, _ = paid_parts(gateway, client, 3)
+        where = f"/v1/transactions/{headers.pop('Verispect-Transaction')}/commit"
+        assert client.post(where, headers=headers).status_code == 422
+    assert await_states(gateway, State.RELEASED) == {State.RELEASED: 3}
+    gateway.payments.watch._sweep()
+    assert gateway.balance("payee") == 0
 
 
 def test_a_transaction_of_one_request_runs_nothing_for_free(gateway):

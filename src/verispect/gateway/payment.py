@@ -13,15 +13,13 @@ assurance was met, which is the verifier's.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
-
-import msgspec
 
 from verispect.core.encoding import Digest
 from verispect.core.errors import (
@@ -29,15 +27,14 @@ from verispect.core.errors import (
     MalformedError,
     Reason,
     RequestError,
-    StoreError,
     VerificationError,
 )
 from verispect.gateway.errors import HttpError, error_member
 from verispect.gateway.http import HttpRequest, HttpResponse, StreamedResponse
 from verispect.gateway.payment_answer import RESPONSE_HEADER, StoredAnswer
 from verispect.gateway.payment_request import PaidBeforeError, PaidRequest, base_address
+from verispect.gateway.payment_stream import paid_stream
 from verispect.gateway.payment_watch import RETENTION_SECONDS, Met, PaymentWatch
-from verispect.gateway.streaming import Event, frame
 from verispect.payments.authorisation import Scheme
 from verispect.payments.machine import PaymentMachine
 from verispect.payments.nonce import request_digest
@@ -50,9 +47,6 @@ if TYPE_CHECKING:
     from verispect.gateway.state import GatewayState
 
 REQUIRED_HEADER: Final = "payment-required"
-PAYMENT_EVENT: Final = "verispect.payment"
-"""Name of the event in which a stream says what became of its payment."""
-
 SHOWN_TOKENS: Final = 1000
 """Of input and of output, in the price that a request without a body is shown."""
 
@@ -157,7 +151,13 @@ class Payments:
             if ticket.payment is None:
                 return response
             if isinstance(response, StreamedResponse):
-                response.body = self._stream(state, ticket, response, response.body)
+                response.body = paid_stream(
+                    ticket,
+                    response,
+                    response.body,
+                    settle=partial(self._settle, state, ticket),
+                    release=partial(self._release, ticket),
+                )
                 return response
             if response.status != 200 or not ticket.is_issued:
                 await asyncio.shield(self._release(ticket))
@@ -386,69 +386,8 @@ class Payments:
         if running is not None and not running.done():
             running.set_result(None)
 
-    # -- Streams ------------------------------------------------------------------------------
-
-    async def _stream(
-        self,
-        state: GatewayState,
-        ticket: PaidRequest,
-        response: StreamedResponse,
-        body: AsyncIterator[bytes],
-    ) -> AsyncIterator[bytes]:
-        """Pass a stream on, and settle before its last event; of one that is cut, what was sent."""
-        sent: list[bytes] = []
-        try:
-            async for chunk in body:
-                if not ticket.is_issued:
-                    sent.append(chunk)
-                    yield chunk
-                    continue
-                # Its receipt is on disk: this is the last event, and a mark of the end may follow.
-                rest = [each async for each in body]
-                stored = ticket.answer(response, b"".join([*sent, chunk, *rest]))
-                payment, header = await asyncio.shield(self._settle(state, ticket, stored))
-                yield chunk
-                yield frame(payment_event(payment, header))
-                for each in rest:
-                    yield each
-                return
-        finally:
-            await asyncio.shield(self._cut(state, ticket, response, body, sent))
-
-    async def _cut(
-        self,
-        state: GatewayState,
-        ticket: PaidRequest,
-        response: StreamedResponse,
-        body: AsyncIterator[bytes],
-        sent: list[bytes],
-    ) -> None:
-        """Charge for what was sent of a stream that did not come to its end."""
-        close = getattr(body, "aclose", None)
-        if close is not None:
-            with contextlib.suppress(Exception):
-                await close()
-        if ticket.is_issued and not ticket.is_settled:
-            try:
-                await self._settle(state, ticket, ticket.answer(response, b"".join(sent)))
-            except (Error, StoreError) as error:
-                error_member(error)
-        await self._release(ticket)
-
 
 def _unreserved(presented: Presented) -> Payment:
     """Return a payment that is not taken, so that its channel can be freed."""
     quote = presented.demand.quote
     return Payment(presented.authorisation, presented.demand.request, quote.sheet, quote.ceiling, 0)
-
-
-def payment_event(payment: Payment, header: str) -> Event:
-    """Return the event in which a stream says what became of its payment."""
-    document = {
-        "type": PAYMENT_EVENT,
-        "object": PAYMENT_EVENT,
-        "choices": [],
-        "payment": payment.payment_id.hex(),
-        "payment_response": header,
-    }
-    return Event(msgspec.json.encode(document), PAYMENT_EVENT)

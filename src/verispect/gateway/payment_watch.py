@@ -14,7 +14,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +26,7 @@ from verispect.core.receipt import InferenceReceipt
 from verispect.core.transaction import PartOutcome
 from verispect.gateway.errors import error_member
 from verispect.gateway.payment_answer import StoredAnswer
+from verispect.gateway.payment_request import UNCHARGED_REASONS
 from verispect.gateway.transaction_parts import PartRecord, judge, own_trusted_root
 from verispect.payments.authorisation import Scheme
 from verispect.payments.machine import PaymentMachine
@@ -43,6 +44,13 @@ RETRY_SECONDS: Final = 15.0
 RETENTION_SECONDS: Final = 86_400
 
 _OWED: Final = frozenset({State.CAPTURING, State.PENDING})
+_ENDED_BY_CALLER: Final = frozenset(
+    {
+        Reason.TRANSACTION_ABORTED.value,
+        Reason.TRANSACTION_INCOMPLETE.value,
+        Reason.REQUEST_TIMEOUT.value,
+    }
+)
 _SIGNED_DIGEST: Final = SIGNED.digest()
 
 
@@ -197,11 +205,28 @@ class PaymentWatch:
     async def failed(
         self, transaction_id: bytes, parts: Sequence[InferenceReceipt], reason: str
     ) -> None:
-        """Take nothing of what the parts cost; see `TransactionListener`."""
-        del transaction_id, reason
+        """Take nothing of what the parts cost; see `TransactionListener`.
+
+        Where its caller ended it, each part stands alone: its answer has left, and whoever gives
+        up a transaction, or cuts a part of it, must not have had the others for nothing.
+        """
+        del transaction_id
+        reasons = {word for each in parts for word in each.unverified_statement.finish_reasons}
+        alone = reason in _ENDED_BY_CALLER and UNCHARGED_REASONS.isdisjoint(reasons)
         for payment_id in _payments_of(parts):
-            await self._do(self.give_up, payment_id)
-            self._awaiting.pop(payment_id, None)
+            if alone:
+                await self._do(self._stand_alone, payment_id)
+            else:
+                await self._do(self.give_up, payment_id)
+                self._awaiting.pop(payment_id, None)
+
+    def _stand_alone(self, payment_id: Digest) -> None:
+        payment = self._store.get(payment_id)
+        if payment is None or payment.state is not State.DELIVERED or payment.answer is None:
+            return
+        stored = replace(StoredAnswer.decode(payment.answer), in_transaction=False)
+        self._store.keep_less(payment_id, stored.encode())
+        self.add(payment_id, stored)
 
     def _met(self, payment_id: Digest) -> Payment | None:
         payment = self._store.get(payment_id)

@@ -113,6 +113,9 @@ async def cancel_proof(state: GatewayState, request: HttpRequest) -> HttpRespons
         raise HttpError("receipts are never deleted", status=405, reason=Reason.INVALID_REQUEST)
     stored = _find(state, identifier.removesuffix(_PROOF))
     _require_opening_key(state, request, stored)
+    if InferenceReceipt.parse(stored.receipt).unverified_statement.payment is not None:
+        # Or an answer would be had for nothing: what is not proven is not paid.
+        raise HttpError("the proof is paid for", status=409, reason=Reason.PAYMENT_CONFLICT)
     proving = state.recorder.proving
     if proving is not None:
         proving.cancel(stored.inference_id)

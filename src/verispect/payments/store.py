@@ -303,7 +303,7 @@ class PaymentStore:
         return [_payment(row) for row in rows]
 
     def keep_less(self, payment_id: Digest, answer: bytes) -> None:
-        """Keep less of an answer; the payment stands as it stood.
+        """Keep something else of an answer; the payment stands as it stood.
 
         Args:
             payment_id: whose answer.
