@@ -47,7 +47,7 @@ ASK: dict[str, Any] = {
 CHAT = "/v1/chat/completions"
 
 
-@dataclass(slots=True)
+@dataclass
 class PaidGateway:
     """A gateway that sells, with the money of its development chain."""
 

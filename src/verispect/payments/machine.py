@@ -213,8 +213,12 @@ class PaymentMachine:
                 self._taking.discard(payment_id)
 
     def _take(self, payment: Payment) -> Payment:
-        """Ask the chain first, and again after: a facilitator may have done it and not said so."""
-        if (known := self._conclude(payment)) is not None:
+        """Ask the chain first, and again after: a facilitator may have done it and not said so.
+
+        Where the chain cannot be asked the money is asked for all the same: an authorisation can
+        be spent once, whoever asks how often, and a server without a node would never be paid.
+        """
+        if (known := self._conclude(payment, is_asked=False)) is not None:
             return known
         charge = payment.charge
         if charge is None:
@@ -224,12 +228,17 @@ class PaymentMachine:
         # Whether money moved is on the chain, not in the error.
         with contextlib.suppress(Error):
             self._settlement.settle(payment, charge)
-        if (known := self._conclude(payment)) is not None:
+        if (known := self._conclude(payment, is_asked=True)) is not None:
             return known
         return self._store.move(payment.payment_id, State.CAPTURING, State.PENDING)
 
-    def _conclude(self, payment: Payment) -> Payment | None:
-        """Write down what the chain says, where it says how it ended; `None` to ask for money."""
+    def _conclude(self, payment: Payment, *, is_asked: bool) -> Payment | None:
+        """Write down what the chain says, where it says how it ended; `None` to ask for money.
+
+        Args:
+            payment: as it stands.
+            is_asked: whether the money was just asked for.
+        """
         if payment.charge is None:
             return None
         finding = self._settlement.look(payment, payment.charge)
@@ -238,11 +247,9 @@ class PaymentMachine:
                 new, settled = State.CAPTURED, finding.transaction
             case Standing.VOID:
                 new, settled = State.FAILED, None
-            case Standing.UNKNOWN if payment.state is State.CAPTURING:
+            case Standing.UNKNOWN if is_asked:
                 new, settled = State.PENDING, None
-            case Standing.UNKNOWN:
-                return payment
-            case Standing.UNUSED:
+            case Standing.UNKNOWN | Standing.UNUSED:
                 return None
         return self._store.move(payment.payment_id, payment.state, new, settled=settled)
 
