@@ -122,9 +122,11 @@ class PaymentWatch:
                     self._till.delivered(payment)
                     self.add(payment.payment_id, StoredAnswer.decode(payment.answer))
                 case State.CAPTURING | State.PENDING:
-                    # A channel is asked in the next sweep; here its debt is only written down.
-                    self._machine.capture(payment.payment_id)
                     self._note(payment)
+                    if payment.authorisation.scheme is Scheme.BATCH_SETTLEMENT:
+                        # Its debt is only written down; its channel is asked in the next sweep.
+                        # A transfer may take long, and is asked for once this server serves.
+                        self._machine.capture(payment.payment_id)
         self._machine.recover()
 
     def start(self, state: GatewayState) -> None:
@@ -247,7 +249,9 @@ class PaymentWatch:
     # -- In the background --------------------------------------------------------------------
 
     async def _run(self, state: GatewayState) -> None:
-        retried = swept = time.monotonic()
+        swept = time.monotonic()
+        # What a process left that died is asked for at once.
+        retried = swept - RETRY_SECONDS if self._transfers else swept
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             now = time.monotonic()
