@@ -35,7 +35,7 @@ from log_stores import (
 )
 from verispect.attesters.signer import SoftwareSigner
 from verispect.cli.main import main
-from verispect.core.encoding import sha256
+from verispect.core.encoding import Digest, sha256
 from verispect.core.errors import (
     Error,
     MalformedError,
@@ -54,7 +54,7 @@ from verispect.ledger.log.embedded import LogFolder
 from verispect.ledger.log.entries import entry_of_leaf, key_of_leaf
 from verispect.ledger.log.evidence_store import EvidenceStore, evidence_path
 from verispect.ledger.log.fsck import fsck
-from verispect.ledger.log.interface import CHECKPOINT_PATH, Cursor, NewEntry
+from verispect.ledger.log.interface import CHECKPOINT_PATH, Cursor, NewEntry, Placed
 from verispect.ledger.log.proofs import Proofs
 from verispect.ledger.log.sources import ReceiptOutbox, submit
 from verispect.tlog.checkpoint import Checkpoint, SignedCheckpoint, TrustedLog

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from collections.abc import Iterator, Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +26,7 @@ from verispect.ledger.log.interface import (
     NewEntry,
     Placed,
 )
+from verispect.ledger.log.keys_sqlite import KeyIndex
 from verispect.ledger.log.tables_sqlite import statements
 from verispect.ledger.log.turns import turns_at
 from verispect.ledger.schema import is_locked, open_writer
@@ -34,14 +34,11 @@ from verispect.ledger.schema import is_locked, open_writer
 APPLICATION_ID: Final = 0x5653504C
 """ASCII `VSPL`."""
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 BUSY_MILLISECONDS: Final = 30_000
 CACHE_KIBIBYTES: Final = 256 * 1024
 CHECKPOINT_PAGES: Final = 16_384
 """The index grows at random places: the longer a page waits in the WAL, the more it gathers."""
-
-_KEYS_PER_QUERY: Final = 500
-_ROWS_PER_STATEMENT: Final = 512
 
 
 @contextlib.contextmanager
@@ -69,6 +66,7 @@ class SqliteState:
     def __init__(self, path: Path, *, cache_kibibytes: int = CACHE_KIBIBYTES) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._connection = open_writer(path, busy_milliseconds=BUSY_MILLISECONDS)
+        self._keys = KeyIndex(self._connection)
         self._turns = turns_at(path)
         with _our_errors("open"):
             self._connection.execute(f"PRAGMA cache_size = -{cache_kibibytes}")
@@ -178,16 +176,17 @@ class SqliteState:
         self, entries: Sequence[NewEntry], *, cursor: Cursor | None = None
     ) -> Sequence[Placed]:
         """Give each entry an index (`LogState.accept`)."""
+        if len(entries) > MAX_ACCEPTED:
+            raise ValueError(f"expected at most {MAX_ACCEPTED} entries, got {len(entries)}")
         with _our_errors("accept into"), self._transaction():
             (start,) = self._connection.execute("SELECT sequenced FROM head").fetchone()
-            if self._index(entries, start):
+            if self._keys.try_add([entry.key for entry in entries], start):
                 placed = [Placed(index, True) for index in range(start, start + len(entries))]
                 fresh: Sequence[NewEntry] = entries
             else:
-                known = self._find([entry.key for entry in entries])
+                known = self._keys.find([entry.key for entry in entries])
                 placed, fresh = new_entries(entries, known, start)
-                if not self._index(fresh, start):
-                    raise StoreError("the index changed meanwhile", reason=Reason.STORE_FAILED)
+                self._keys.add([entry.key for entry in fresh], start)
             self._keep(fresh, start)
             if cursor is not None:
                 self._connection.execute(
@@ -196,35 +195,6 @@ class SqliteState:
                     cursor,
                 )
         return placed
-
-    def _index(self, entries: Sequence[NewEntry], start: int) -> bool:
-        """Give these entries the indexes from `start` on, or none of them if one is known.
-
-        Nearly all entries are new, and to try is cheaper than to ask first.
-        """
-        if len(entries) > MAX_ACCEPTED:
-            raise ValueError(f"expected at most {MAX_ACCEPTED} entries, got {len(entries)}")
-        # In the order of the index, neighbours go to one page while it is at hand.
-        rows = sorted((entry.key, index) for index, entry in enumerate(entries, start))
-        self._connection.execute("SAVEPOINT entries")
-        try:
-            # Many rows to a statement: between two the interpreter lock has to be won back.
-            for first in range(0, len(rows), _ROWS_PER_STATEMENT):
-                part = rows[first : first + _ROWS_PER_STATEMENT]
-                marks = ",".join(("(?,?)",) * len(part))
-                self._connection.execute(
-                    f"INSERT INTO leaf_index VALUES {marks}",  # noqa: S608
-                    list(chain.from_iterable(part)),
-                )
-        except sqlite3.IntegrityError as error:
-            if error.sqlite_errorcode != sqlite3.SQLITE_CONSTRAINT_PRIMARYKEY:
-                raise
-            self._connection.execute("ROLLBACK TO entries")
-            return False
-        finally:
-            with contextlib.suppress(sqlite3.Error):
-                self._connection.execute("RELEASE entries")
-        return True
 
     def _keep(self, fresh: Sequence[NewEntry], start: int) -> None:
         """Keep the leaves until they are in the tree, and the receipts."""
@@ -252,25 +222,14 @@ class SqliteState:
     def find(self, keys: Sequence[Digest]) -> Sequence[int | None]:
         """Return the index of each key."""
         with _our_errors("read"):
-            known = self._find(keys)
+            known = self._keys.find(keys)
         return [known.get(key) for key in keys]
-
-    def _find(self, keys: Sequence[Digest]) -> dict[bytes, int]:
-        known: dict[bytes, int] = {}
-        for first in range(0, len(keys), _KEYS_PER_QUERY):
-            part = keys[first : first + _KEYS_PER_QUERY]
-            marks = ",".join("?" * len(part))
-            query = f"SELECT key, leaf FROM leaf_index WHERE key IN ({marks})"  # noqa: S608
-            known.update(self._connection.execute(query, part))
-        return known
 
     def count(self) -> tuple[int, int]:
         """Return how many keys the index has and how many entries there are."""
         with _our_errors("read"):
-            keys, entries = self._connection.execute(
-                "SELECT (SELECT count(*) FROM leaf_index), sequenced FROM head"
-            ).fetchone()
-        return int(keys), int(entries)
+            (entries,) = self._connection.execute("SELECT sequenced FROM head").fetchone()
+            return self._keys.count(), int(entries)
 
     def receipt(self, index: int) -> bytes | None:
         """Return the receipt that was accepted with the entry at `index`, if one was."""

@@ -10,6 +10,8 @@ import sqlite3
 from collections.abc import Iterator
 from typing import Final
 
+from verispect.ledger.log.keys_sqlite import TABLES as KEY_TABLES
+
 _TABLES: Final = """
 CREATE TABLE head (
   one INTEGER PRIMARY KEY CHECK (one = 1),
@@ -29,10 +31,6 @@ CREATE TABLE waiting (
 CREATE TABLE receipts (
   start INTEGER PRIMARY KEY, count INTEGER NOT NULL, receipts BLOB NOT NULL
 ) STRICT;
-
-CREATE TABLE leaf_index (
-  key BLOB PRIMARY KEY CHECK (length(key) = 32), leaf INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
 
 CREATE TABLE cursors (name TEXT PRIMARY KEY, position INTEGER NOT NULL) STRICT, WITHOUT ROWID;
 
@@ -62,16 +60,13 @@ CREATE TABLE evidence (
 
 CREATE TRIGGER checkpoints_are_not_updated BEFORE UPDATE ON checkpoints
 BEGIN SELECT RAISE(ABORT, 'checkpoints are append-only'); END;
-
-CREATE TRIGGER index_is_not_updated BEFORE UPDATE ON leaf_index
-BEGIN SELECT RAISE(ABORT, 'an entry keeps its index'); END;
 """
 
 
 def statements() -> Iterator[str]:
     """Return the statements one by one, because `executescript` commits what is open first."""
     statement = ""
-    for line in _TABLES.splitlines(keepends=True):
+    for line in (_TABLES + KEY_TABLES).splitlines(keepends=True):
         statement += line
         if sqlite3.complete_statement(statement):
             yield statement
