@@ -13,13 +13,13 @@ import pytest
 from verispect.appraisal.policy import SIGNED, AssurancePolicy
 from verispect.appraisal.result import Verdict, VerifiedReceipt
 from verispect.appraisal.trusted_root import TrustedRoot
-from verispect.appraisal.verifier import Expected, Verifier
+from verispect.appraisal.verifier import ALONE, Expected, Verifier
 from verispect.core.claims import Claim, Source
 from verispect.core.commitments import Part, decode_openings
 from verispect.core.encoding import encode
 from verispect.core.errors import Reason, TrustError, UnsupportedError, VerificationError
 from verispect.core.receipt import EvidenceEntry, InferenceReceipt
-from verispect.core.statement import PromisedEvidence
+from verispect.core.statement import PromisedEvidence, TransactionBinding
 from verispect.evidence.interface import Check, CheckStatus, EvidenceAppraisal
 from verispect.evidence.registry import BUILT_IN
 
@@ -266,6 +266,14 @@ def test_what_was_not_compared_is_listed():
     lines = "\n".join(compared.result.not_covered)
     for words in ("not opened", "chunks of the stream", "policy"):
         assert words not in lines
+
+
+def test_the_receipt_of_a_part_alone_says_so():
+    """Of a transaction it shows neither that it was committed nor its other parts."""
+    place = TransactionBinding(bytes(16), 0, 2)
+    result = verify(material.receipt(transaction=place)).result
+    assert ALONE in result.not_covered
+    assert ALONE not in verify(material.receipt()).result.not_covered
 
 
 # -- Results --------------------------------------------------------------------------------------

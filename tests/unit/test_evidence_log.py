@@ -184,6 +184,52 @@ def test_one_refuting_node_refutes() -> None:
     assert result.claims[Claim.EXECUTION] == frozenset({Source.REFUTED})
 
 
+def test_a_conflict_names_every_side_and_refuted_wins() -> None:
+    """Who affirms and who refutes a claim is shown, nodes of one piece of evidence included."""
+    receipt = a_receipt(LOG_PROMISE, VERDICTS_PROMISE)
+    envelopes = [
+        verdict(receipt, "node-a", outcome=Outcome.REFUTED),
+        verdict(receipt, "node-b"),
+        verdict(receipt, "node-c"),
+    ]
+    entry = make_verdict_evidence(envelopes, collected_at=SEEN_AT)
+    for entries in ((log_evidence(receipt), entry), (entry, log_evidence(receipt))):
+        result = appraise(with_evidence(receipt, *entries), policy_=SIGNED)
+        assert (result.verdict, result.reason) == (Verdict.REFUSED, Reason.EVIDENCE_REFUTES)
+        assert [each.claim for each in result.conflicts] == list(CLAIMS)
+        conflict = next(each for each in result.conflicts if each.claim is Claim.EXECUTION)
+        assert set(conflict.affirmed_by) == {
+            ("signature", Source.ASSERTED),
+            ("verdicts/node-b", Source.REEXECUTED),
+            ("verdicts/node-c", Source.REEXECUTED),
+        }
+        assert conflict.refuted_by == ["verdicts/node-a"]
+        assert str(conflict) in result.decisive_check().detail
+        assert len(result.to_json()["conflicts"]) == len(CLAIMS)
+    agreed = make_verdict_evidence(envelopes[1:], collected_at=SEEN_AT)
+    agreeing = appraise(with_evidence(receipt, log_evidence(receipt), agreed), policy_=AUDITED)
+    assert agreeing.verdict is Verdict.VERIFIED
+    assert agreeing.conflicts == []
+
+
+def test_what_was_required_promised_and_delivered_is_shown() -> None:
+    """The JSON view holds all three, and until when the rest may come."""
+    receipt = a_receipt(LOG_PROMISE, VERDICTS_PROMISE)
+    early = Verifier(root()).appraise(
+        with_evidence(receipt, log_evidence(receipt)), opened={}, policy=AUDITED, now=DUE
+    )
+    view = early.to_json()
+    assert (view["outcome"], view["pendingUntil"]) == ("pending", DUE)
+    assert view["required"]["claims"]["logged"] == ["logged"]
+    assert view["required"]["asked"] == receipt.unverified_statement.assurance.hex()
+    assert [each["kind"] for each in view["promised"]] == ["signature", "log", "verdicts"]
+    assert view["promised"][1] == {"kind": "log", "digest": None, "dueAt": DUE}
+    assert [each["kind"] for each in view["delivered"]] == ["signature", "log"]
+    assert view["delivered"][1]["claims"] == {"time": ["logged"], "logged": ["logged"]}
+    late = appraise(with_evidence(receipt, log_evidence(receipt)), policy_=AUDITED).to_json()
+    assert (late["outcome"], late["pendingUntil"]) == ("failed", None)
+
+
 def test_the_lists_of_a_trusted_root_come_back() -> None:
     """Logs, witnesses and nodes are read as they are printed; a half of one is refused."""
     trusted = root(compromised_at=7)

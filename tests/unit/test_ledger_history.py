@@ -15,6 +15,7 @@ from test_node_verification import rounds, verdicts
 
 from node_world import Clock, Operator, identity, make_node, material, trusted_root
 from verispect.appraisal.asked import expect, read_request
+from verispect.appraisal.assurance_policy import AssurancePolicy, conjunction
 from verispect.appraisal.policy import SIGNED
 from verispect.appraisal.service_history import ServiceHistory, check_service
 from verispect.appraisal.trusted_root import TrustedRoot
@@ -249,6 +250,38 @@ def test_the_verifier_refuses_an_unlogged_version_only_where_it_has_a_history(
     assert any("service" in line for line in appraise(None).not_covered)
     assert appraise(history_of(version)).verdict.value == "verified"
     assert appraise(history_of()).decisive_check().reason is Reason.SERVICE_UNLOGGED
+
+
+def test_a_policy_can_demand_a_logged_version(registry: ServiceRegistry) -> None:
+    """Where it does, no service and no history fail, and a published version passes."""
+    demanding = AssurancePolicy.from_toml(
+        'version = 1\nname = "a"\nservice_logged = true\n[claims]\nmodel = ["asserted"]\n'
+    )
+    plain = AssurancePolicy.from_toml('version = 1\nname = "a"\n[claims]\nmodel = ["asserted"]\n')
+    assert demanding.service_logged
+    assert demanding.digest() != plain.digest()
+    assert AssurancePolicy.from_toml(demanding.to_toml()).digest() == demanding.digest()
+    assert "service_logged" not in plain.to_map()
+    assert conjunction("b", [plain, demanding], attestation=plain.attestation).service_logged
+    version = publish(registry)
+    of_service = material.receipt(**_fields(statement_of(version)))
+
+    def reason(data, policy, history):
+        result = Verifier(trusted_root()).appraise(
+            InferenceReceipt.parse(data),
+            opened={},
+            policy=policy,
+            now=material.NOW,
+            expected=Expected(history=history),
+        )
+        return result.reason
+
+    assert reason(of_service, demanding, history_of(version)) is None
+    assert reason(of_service, plain, None) is None
+    assert reason(of_service, demanding, None) is Reason.SERVICE_UNLOGGED
+    assert reason(material.receipt(), plain, None) is None
+    for history in (None, history_of(version)):
+        assert reason(material.receipt(), demanding, history) is Reason.SERVICE_UNLOGGED
 
 
 def _fields(statement):

@@ -19,6 +19,7 @@ from verispect.appraisal.attestation_policy import (
     attestation_to_map,
     attestation_to_toml,
 )
+from verispect.appraisal.policy_text import toml_value, unique_members
 from verispect.appraisal.requirement import (
     INSUFFICIENT,
     NEVER,
@@ -56,6 +57,7 @@ _FIELDS: Final = {
     "model_identities",
     "accepted_models_only",
     "development_keys",
+    "service_logged",
     "attestation",
 }
 
@@ -87,6 +89,8 @@ class AssurancePolicy:
     """Accept receipts signed with development keys."""
     attestation: AttestationPolicy = DEFAULT_ATTESTATION_POLICY
     """What is acceptable of attestation evidence."""
+    service_logged: bool = False
+    """Require a version of a service, compared with the history in a log."""
     _digest: Digest = field(init=False, compare=False, repr=False)
     names_roots: bool = field(init=False, compare=False, repr=False)
     """Whether any trust root is named."""
@@ -101,6 +105,7 @@ class AssurancePolicy:
         accepted_models_only: bool = False,
         development_keys: bool = False,
         attestation: AttestationPolicy = DEFAULT_ATTESTATION_POLICY,
+        service_logged: bool = False,
     ) -> None:
         if not is_policy_name(name):
             raise ValueError("a policy name is a short word of letters, digits, - and +")
@@ -113,6 +118,7 @@ class AssurancePolicy:
         put(self, "accepted_models_only", accepted_models_only)
         put(self, "development_keys", development_keys)
         put(self, "attestation", attestation)
+        put(self, "service_logged", service_logged)
         put(self, "_digest", sha256(encode(self.to_map())))
         named = any(atom.roots or atom.nodes_among or atom.witnesses_among for atom in self.atoms())
         put(self, "names_roots", named)
@@ -157,8 +163,9 @@ class AssurancePolicy:
         return (atom for each in self.claims.values() for atom in atoms(each))
 
     def to_map(self) -> dict[str, Any]:
-        """Return the canonical form, every field present but the name."""
-        return {
+        """Return the canonical form, every field present but the name and `service_logged`."""
+        own = {"service_logged": True} if self.service_logged else {}
+        return own | {
             "version": POLICY_VERSION,
             "claims": {claim.value: claim_value(each) for claim, each in self.claims.items()},
             "nonce": self.nonce_required,
@@ -187,7 +194,7 @@ class AssurancePolicy:
         if len(text) > MAX_POLICY_CHARACTERS:
             raise MalformedError("the policy is too large", reason=Reason.TOO_LARGE)
         try:
-            document = json.loads(text, object_pairs_hook=_unique_members)
+            document = json.loads(text, object_pairs_hook=unique_members)
         except (ValueError, RecursionError) as error:
             raise malformed("the policy is not JSON") from error
         return cls.from_document(document)
@@ -236,21 +243,25 @@ class AssurancePolicy:
 
     def to_toml(self) -> str:
         """Return the TOML form in full, without names for requirements or roots."""
+        identities = sorted(each.label for each in self.model_identities)
         lines = [
             f"version = {POLICY_VERSION}",
             f'name = "{self.name}"',
             f"nonce = {str(self.nonce_required).lower()}",
-            f"model_identities = {_toml(sorted(each.label for each in self.model_identities))}",
+            f"model_identities = {toml_value(identities)}",
             f"accepted_models_only = {str(self.accepted_models_only).lower()}",
             f"development_keys = {str(self.development_keys).lower()}",
         ]
+        if self.service_logged:
+            lines.append("service_logged = true")
         if self.maximum_age_seconds is not None:
             lines.append(f"maximum_age_seconds = {self.maximum_age_seconds}")
         lines.append("\n[attestation]")
         lines += attestation_to_toml(self.attestation)
         lines.append("\n[claims]")
         lines += [
-            f"{claim.value} = {_toml(claim_value(each))}" for claim, each in self.claims.items()
+            f"{claim.value} = {toml_value(claim_value(each))}"
+            for claim, each in self.claims.items()
         ]
         return "\n".join(lines) + "\n"
 
@@ -285,6 +296,7 @@ def conjunction(
         model_identities=identities,
         accepted_models_only=any(each.accepted_models_only for each in policies),
         development_keys=all(each.development_keys for each in policies),
+        service_logged=any(each.service_logged for each in policies),
         attestation=attestation,
     )
     joined.check_possible()
@@ -327,24 +339,6 @@ def _contradictory(what: str) -> MalformedError:
     return MalformedError(what, reason=Reason.POLICY_CONTRADICTORY)
 
 
-def _unique_members(pairs: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in result:
-            raise ValueError("a member is given twice")
-        result[name] = value
-    return result
-
-
-def _toml(value: Any) -> str:
-    """Return a value as TOML in one line. Text is printable, so that JSON's escapes are TOML's."""
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    if isinstance(value, dict):
-        return "{ " + ", ".join(f"{name} = {_toml(each)}" for name, each in value.items()) + " }"
-    return json.dumps(value, ensure_ascii=False)
-
-
 def _from_document(document: Any) -> AssurancePolicy:
     if not isinstance(document, dict):
         raise malformed("a policy is a table")
@@ -372,6 +366,7 @@ def _from_document(document: Any) -> AssurancePolicy:
         accepted_models_only=_flag(document, "accepted_models_only"),
         development_keys=_flag(document, "development_keys"),
         attestation=attestation_from_table(document.get("attestation", {})),
+        service_logged=_flag(document, "service_logged"),
     )
 
 

@@ -157,6 +157,12 @@ def check_pending(unmet: Sequence[Claim], missing: Sequence[PromisedEvidence]) -
     )
 
 
+def pending_until(missing: Sequence[PromisedEvidence], now: int) -> int | None:
+    """Return the last deadline of evidence that may still come; `None` where none may."""
+    due = [each.due_at for each in missing if each.due_at is not None and each.due_at >= now]
+    return max(due, default=None)
+
+
 def describe_pending(missing: Sequence[PromisedEvidence]) -> list[str]:
     """Say which promises are open."""
     return [

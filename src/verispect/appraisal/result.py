@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, NoReturn
 
+from verispect.appraisal.assurance_policy import AssurancePolicy
+from verispect.appraisal.conflicts import Conflict, NamedEvidence, find_conflicts
+from verispect.appraisal.requirement_form import claim_value
 from verispect.core.claims import Claim, Source
 from verispect.core.commitments import Part
 from verispect.core.encoding import Digest
 from verispect.core.errors import Reason
-from verispect.core.statement import InferenceStatement
+from verispect.core.statement import InferenceStatement, PromisedEvidence
 from verispect.evidence.attestation import EvidenceClass
 from verispect.evidence.interface import Check, CheckStatus
 
@@ -56,9 +59,32 @@ class AttestationResult:
     """What stands behind the source *hardware*: hardware, software or development."""
     not_covered: Sequence[str]
     """What the evidence at hand does not show, in words."""
-    policy_name: str
-    policy_digest: Digest
+    policy: AssurancePolicy
+    """What was required here."""
     receipt_id: Digest
+    asked: Digest
+    """Digest of the policy that was required when asking, as the statement says."""
+    promised: Sequence[PromisedEvidence]
+    """What the statement promises."""
+    delivered: Sequence[NamedEvidence]
+    """Every piece of evidence that was judged, and what it shows by itself."""
+    pending_until: int | None
+    """Milliseconds: the last deadline of promised evidence that may still come."""
+
+    @property
+    def policy_name(self) -> str:
+        """The name of the policy that was applied."""
+        return self.policy.name
+
+    @property
+    def policy_digest(self) -> Digest:
+        """The digest of the policy that was applied."""
+        return self.policy.digest()
+
+    @property
+    def conflicts(self) -> Sequence[Conflict]:
+        """Every claim that one piece of evidence affirms and another refutes; refuted wins."""
+        return find_conflicts(self.delivered)
 
     def __bool__(self) -> NoReturn:
         raise TypeError("an AttestationResult is not a boolean: look at its verdict")
@@ -98,6 +124,23 @@ class AttestationResult:
             "reason": self.reason.value if self.reason else None,
             "receiptId": self.receipt_id.hex(),
             "policy": {"name": self.policy_name, "digest": self.policy_digest.hex()},
+            "required": {
+                "asked": self.asked.hex(),
+                "claims": {
+                    claim.value: claim_value(each) for claim, each in self.policy.claims.items()
+                },
+            },
+            "promised": [
+                {
+                    "kind": each.kind,
+                    "digest": each.digest.hex() if each.digest else None,
+                    "dueAt": each.due_at,
+                }
+                for each in self.promised
+            ],
+            "delivered": [each.to_json() for each in self.delivered],
+            "pendingUntil": self.pending_until,
+            "conflicts": [each.to_json() for each in self.conflicts],
             "checks": [
                 {
                     "name": check.name,

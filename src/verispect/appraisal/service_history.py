@@ -164,7 +164,7 @@ def _read(data: bytes) -> Iterable[tuple[int, bytes]]:
 
 
 def check_service(
-    statement: InferenceStatement, history: ServiceHistory | None
+    statement: InferenceStatement, history: ServiceHistory | None, *, required: bool = False
 ) -> tuple[list[Check], list[str]]:
     """Compare a statement with the version of the service that it names.
 
@@ -177,6 +177,8 @@ def check_service(
     Args:
         statement: what was signed.
         history: what the log has; without one only the first is checked, and that is said.
+        required: whether a version that was compared with the log is required: then no service,
+            and no history, fail.
 
     Returns:
         The checks, none where no service is concerned, and what is not covered.
@@ -187,10 +189,16 @@ def check_service(
         if asked.startswith(SERVICE_PREFIX):
             detail = "a service was asked for, and no version of it is named"
             return [_failed(detail, Reason.SERVICE_UNLOGGED)], []
+        if required:
+            detail = "the policy requires a published version of a service, and none is named"
+            return [_failed(detail, Reason.SERVICE_UNLOGGED)], []
         return [], []
     # 1. The name.
     if asked != SERVICE_PREFIX + named.name:
         return [_failed("the service is not the one asked for", Reason.SERVICE_CHANGED)], []
+    if history is None and required:
+        detail = "the policy requires a published version, and no history was given to compare with"
+        return [_failed(detail, Reason.SERVICE_UNLOGGED)], []
     if history is None:
         return [], ["the service's version: not compared with what was published"]
     # 2. It was published.

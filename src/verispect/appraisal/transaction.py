@@ -9,6 +9,7 @@ a failed transaction is a refusal.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 from verispect.appraisal.expected import NOTHING_EXPECTED
 from verispect.appraisal.policy import AssurancePolicy
@@ -36,7 +37,7 @@ from verispect.appraisal.transaction_result import (
     weakest,
 )
 from verispect.appraisal.trusted_root import TrustedRoot
-from verispect.appraisal.verifier import Verifier
+from verispect.appraisal.verifier import ALONE, Verifier
 from verispect.core.transaction_files import BundledPart, DisclosedPart, TransactionBundle
 from verispect.evidence.interface import EvidenceKind
 from verispect.evidence.registry import BUILT_IN
@@ -140,4 +141,6 @@ class TransactionVerifier:
             now=now,
             expected=known,
         )
-        return PartResult(shown.part, result)
+        # Here it does not stand alone: the other checks are about what is around it.
+        covered = tuple(line for line in result.not_covered if line != ALONE)
+        return PartResult(shown.part, replace(result, not_covered=covered))

@@ -8,22 +8,25 @@ fails; content that was not opened is not checked and is said to be so.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Final
 
+from verispect.appraisal.conflicts import NamedEvidence, find_conflicts
 from verispect.appraisal.expected import NOTHING_EXPECTED as NOTHING_EXPECTED
 from verispect.appraisal.expected import Expected as Expected
 from verispect.appraisal.expected import check_expected
 from verispect.appraisal.policy import AssurancePolicy
 from verispect.appraisal.promises import (
+    Delivery,
     check_late,
     check_missing,
     check_pending,
     describe_pending,
     match_promises,
     may_show,
+    pending_until,
 )
 from verispect.appraisal.result import _GUARD, AttestationResult, Verdict, VerifiedReceipt
 from verispect.appraisal.service_history import check_service
@@ -36,7 +39,6 @@ from verispect.core.statement import InferenceStatement, ModelIdentity
 from verispect.evidence.interface import (
     Check,
     CheckStatus,
-    EvidenceAppraisal,
     EvidenceContext,
     EvidenceKind,
 )
@@ -128,7 +130,9 @@ class Verifier:
         context = EvidenceContext(
             receipt, None, self._trusted_root, now, policy.attestation, opened
         )
-        appraisals = self._appraise_evidence(context, checks, not_covered)
+        delivery = match_promises(statement.evidence, receipt.evidence, self._kinds)
+        delivered = self._appraise_evidence(context, delivery, checks, not_covered)
+        appraisals = [each.appraisal for each in delivered]
         # 3. Times agree with each other and with the verifier's.
         checks.append(_check_times(statement, policy, now))
         # 4. The nonce is the caller's.
@@ -136,7 +140,9 @@ class Verifier:
         # 5. Every opening matches its commitment, and what the caller holds is what was opened.
         checks += _check_openings(statement, opened)
         checks += check_expected(statement, opened, expected)
-        of_service, uncovered = check_service(statement, expected.history)
+        of_service, uncovered = check_service(
+            statement, expected.history, required=policy.service_logged
+        )
         checks += of_service
         not_covered += uncovered
         # 6. The model is of a kind, and one, that the policy accepts.
@@ -150,7 +156,7 @@ class Verifier:
         claims = combine(each.claims for each in believed)
         if Source.HARDWARE in claims[Claim.CONFIDENTIALITY]:
             not_covered = [line for line in not_covered if line != OPERATOR_READS]
-        missing = match_promises(statement.evidence, receipt.evidence, self._kinds).missing
+        missing = delivery.missing
         signed_at = statement.signed_at
         unmet = policy.unmet(claims, believed, signed_at=signed_at)
         hope = may_show(missing)
@@ -160,7 +166,7 @@ class Verifier:
         ):
             pending = check_pending(unmet, missing)
             checks += [pending] if pending else []
-        checks.append(_check_policy(policy, claims, unmet))
+        checks.append(_check_policy(policy, claims, unmet, delivered))
         if failed:
             not_covered.append("every claim: a check failed, so none counts")
         not_covered += _uncovered(claims, statement, opened, failed=failed)
@@ -177,25 +183,31 @@ class Verifier:
                 sorted({each.evidence_class for each in appraisals if each.evidence_class})
             ),
             not_covered=tuple(not_covered),
-            policy_name=policy.name,
-            policy_digest=policy.digest(),
+            policy=policy,
             receipt_id=receipt.receipt_id,
+            asked=statement.assurance,
+            promised=tuple(statement.evidence),
+            delivered=tuple(delivered),
+            pending_until=pending_until(missing, now),
         )
 
     def _appraise_evidence(
-        self, context: EvidenceContext, checks: list[Check], not_covered: list[str]
-    ) -> list[EvidenceAppraisal]:
+        self,
+        context: EvidenceContext,
+        delivery: Delivery,
+        checks: list[Check],
+        not_covered: list[str],
+    ) -> list[NamedEvidence]:
         """Appraise the envelope's signature and every entry; append what was found."""
-        found: list[EvidenceAppraisal] = []
+        found: list[NamedEvidence] = []
         if not self._trusted_root.issuer_keys:
             return found  # Step 1 said "could not tell"; "no" would claim that we could.
         receipt = context.receipt
         appraisal = self._kinds["signature"].appraise(context)
         checks += appraisal.checks
         not_covered += appraisal.not_covered
-        found.append(appraisal)
+        found.append(NamedEvidence("signature", appraisal))
         promises = receipt.unverified_statement.evidence
-        delivery = match_promises(promises, receipt.evidence, self._kinds)
         named = {each.digest for each in promises}
         seen = set()
         for entry in receipt.evidence:
@@ -216,7 +228,7 @@ class Verifier:
                 )
                 checks += appraisal.checks or [_nothing_checked(name)]
                 not_covered += appraisal.not_covered
-                found.append(appraisal)
+                found.append(NamedEvidence(entry.kind, appraisal))
             seen.add(digest)
         checks += check_missing(delivery.missing, context.now)
         # Evidence that was named and is not here adds nothing, and is said to be absent.
@@ -323,17 +335,29 @@ def _check_model(
     return _passed("model", f"{identity.label}, {known}")
 
 
-def _check_policy(policy: AssurancePolicy, claims: ClaimSources, unmet: list[Claim]) -> Check:
+def _check_policy(
+    policy: AssurancePolicy,
+    claims: ClaimSources,
+    unmet: list[Claim],
+    delivered: Sequence[NamedEvidence],
+) -> Check:
     if policy.is_empty():
         return _failed("policy", "a policy that requires nothing denies", Reason.POLICY_EMPTY)
     if _REFUTED in claims.values():
         refuted = ", ".join(claim.value for claim in Claim if claims[claim] == _REFUTED)
-        return _failed("policy", f"evidence refutes {refuted}", Reason.EVIDENCE_REFUTES)
+        conflicts = "".join(f"; {each}" for each in find_conflicts(delivered))
+        detail = f"evidence refutes {refuted}{conflicts}"
+        return _failed("policy", detail, Reason.EVIDENCE_REFUTES)
     if unmet:
         words = ", ".join(claim.value for claim in unmet)
         return _failed("policy", f"not met for {words}", Reason.POLICY_UNMET)
     return _passed("policy", f"{policy.name} is met")
 
+
+ALONE: Final = (
+    "the transaction that it is a part of: that it was committed, and which parts stand beside it"
+)
+"""Not covered by the receipt of a part alone."""
 
 _UNSTATED: Final = frozenset({Source.UNSTATED})
 _REFUTED: Final = frozenset({Source.REFUTED})
@@ -348,6 +372,8 @@ def _uncovered(
     ]
     if statement.model.identity is ModelIdentity.UPSTREAM_REPORTED:
         lines.append("the model's weights: an upstream service reported its own name")
+    if statement.transaction is not None:
+        lines.append(ALONE)
     unopened = [part.label for part in statement.commitments if part not in opened]
     if unopened:
         lines.append("content that was not opened: " + ", ".join(unopened))

@@ -21,7 +21,7 @@ from verispect.appraisal.service_history import ServiceHistory
 from verispect.appraisal.transcript import read_answer
 from verispect.appraisal.verifier import Verifier
 from verispect.cli.files import read_file, read_policy, read_receipt, read_trusted_root, to_json
-from verispect.cli.outcome import tell_verdict
+from verispect.cli.outcome import plain, tell_verdict
 from verispect.cli.transaction import run_transaction
 from verispect.core.claims import Claim, Source
 from verispect.core.commitments import decode_openings
@@ -144,5 +144,32 @@ def print_result(result: AttestationResult) -> None:
     print("\n  not covered")
     for line in result.not_covered:
         print(f"  - {line}")
+    for conflict in result.conflicts:
+        print(f"\n  CONFLICT  {plain(conflict)}; refuted wins")
     print(f"\n  receipt {result.receipt_id.hex()}")
-    print(f"  policy  {result.policy_name} {result.policy_digest.hex()}")
+    _print_assurance(result)
+
+
+def _print_assurance(result: AttestationResult) -> None:
+    """Print what was required, what was promised, and what came."""
+    same = "as when asking" if result.asked == result.policy_digest else "another when asking"
+    print(f"  required       {result.policy_name} {result.policy_digest.hex()} ({same})")
+    for promise in result.promised:
+        due = "" if promise.due_at is None else f", due {_moment(promise.due_at)}"
+        print(f"  promised       {plain(promise.kind)}{due}")
+    for each in result.delivered:
+        shown = "; ".join(
+            f"{claim.value}: {', '.join(sorted(source.value for source in sources))}"
+            for claim, sources in each.appraisal.claims.items()
+        )
+        print(f"  delivered      {plain(each.kind)}  {shown or 'nothing'}")
+    if result.pending_until is not None:
+        print(f"  pending until  {_moment(result.pending_until)}")
+
+
+def _moment(milliseconds: int) -> str:
+    try:
+        moment = datetime.fromtimestamp(milliseconds / 1000, UTC)
+    except (ValueError, OverflowError, OSError):
+        return f"{milliseconds} ms"
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -21,6 +21,8 @@ class EvidenceFacts:
     """Milliseconds: when it was collected; of a log, since when witnesses vouch for it."""
     affirming: Mapping[tuple[Claim, Source], frozenset[str]] = field(default_factory=dict)
     """Names of the distinct listed nodes behind a claim, by the source that they give."""
+    refuting: Mapping[Claim, frozenset[str]] = field(default_factory=dict)
+    """Names of the listed nodes that refute a claim."""
     witnesses: frozenset[str] = frozenset()
     """Names of the listed witnesses that co-signed."""
     roots: frozenset[str] = frozenset()

@@ -91,10 +91,12 @@ class VerdictsEvidence:
         facts = EvidenceFacts(
             established_at=max(each.verified_at for each in verdicts),
             affirming={
-                (claim, source): _affirming(claim, source, by_node)
-                for claim, sources in shown.items()
-                for source in sources & REEXECUTION_SOURCES
+                (claim, source): names
+                for claim in shown
+                for source in REEXECUTION_SOURCES
+                if (names := _affirming(claim, source, by_node))
             },
+            refuting={claim: names for claim in shown if (names := _refuting(claim, by_node))},
         )
         check = Check("verdicts:nodes", CheckStatus.PASSED, detail)
         return EvidenceAppraisal([check], shown, NOT_COVERED, facts=facts)
@@ -137,6 +139,14 @@ def _affirming(claim: Claim, source: Source, by_node: Mapping[str, NodeVerdict])
         name
         for name, verdict in by_node.items()
         if any((found.claim, found.outcome, found.source) == wanted for found in verdict.findings)
+    )
+
+
+def _refuting(claim: Claim, by_node: Mapping[str, NodeVerdict]) -> frozenset[str]:
+    return frozenset(
+        name
+        for name, verdict in by_node.items()
+        if any((each.claim, each.outcome) == (claim, Outcome.REFUTED) for each in verdict.findings)
     )
 
 
