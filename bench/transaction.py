@@ -29,6 +29,7 @@ from verispect.gateway.http import HttpRequest, HttpResponse
 from verispect.gateway.published import PublishedRecords
 from verispect.gateway.recording import Recorder
 from verispect.gateway.state import GatewayState
+from verispect.gateway.transaction_bundle import bundle_of
 from verispect.gateway.transaction_routes import create_transaction
 from verispect.gateway.transactions import Transactions
 from verispect.ledger import ReceiptStore
@@ -118,7 +119,7 @@ def _verify(state: GatewayState, issuer: Issuer, identifier: str) -> None:
     assert state.transactions is not None
     stored = state.transactions.store.find(bytes.fromhex(identifier))
     assert stored is not None
-    data = state.transactions.bundle(state, stored).encode()
+    data = bundle_of(state, stored).encode()
     verifier = TransactionVerifier(TrustedRoot([issuer.trusted_key()]))
     times = []
     for _ in range(ROUNDS):

@@ -16,7 +16,7 @@ from urllib.parse import unquote
 
 from verispect.appraisal.asked import expect, read_request
 from verispect.appraisal.expected import Expected
-from verispect.appraisal.policy import expand
+from verispect.appraisal.policy import AssurancePolicy, expand
 from verispect.appraisal.references import fill, operation_of, read_references, source_value
 from verispect.appraisal.transcript import read_answer
 from verispect.core.encoding import from_base64url, from_hex
@@ -43,6 +43,7 @@ def expect_parts(
 
     Raises:
         MalformedError: `malformed-transcript` where an answer is none, or a receipt is not shown.
+            An assurance that was asked for is unknown: `malformed-policy`.
         RequestError: `dependency-invalid` where a reference names what the earlier part has not.
     """
     return {
@@ -66,20 +67,24 @@ def _expect_part(
     own = part.get("nonce")
     assurance = part.get("assurance") or _DEFAULT_ASSURANCE
     body = _filled(index, asked, bundle)
-    if isinstance(assurance, Mapping):
-        body["assurance"] = assurance
     expected = expect(
         read_request(_encode(body)),
         read_answer(_encode(answers[index])) if index < len(answers) else None,
         inference_id=from_hex(receipt.claimed_inference),
         nonce=part_nonce(nonce, index) if own is None else from_base64url(own),
-        assurance=expand(assurance).digest() if isinstance(assurance, str) else None,
+        assurance=_policy(assurance).digest(),
     )
     if operation_of(part["path"]) == "infer":
         # The request itself does not name its model: the address does.
         named = unquote(part["path"].split("/")[3])
         expected = replace(expected, models=expected.models | {named})
     return expected
+
+
+def _policy(assurance: str | Mapping[str, Any]) -> AssurancePolicy:
+    if isinstance(assurance, str):
+        return expand(assurance)
+    return AssurancePolicy.from_document(assurance)
 
 
 def _filled(

@@ -54,6 +54,8 @@ class PartRecord:
     """What its statement says that it required, where the policy itself is not at hand."""
     is_fresh: bool = False
     """Whether this process signed the receipt just now; one from the disk may have been changed."""
+    fault: Reason | None = None
+    """Why the receipt on the disk is none any more: gone, or damaged."""
 
     def to_stored(self) -> StoredPart:
         """Return what is kept of it."""
@@ -169,8 +171,17 @@ class OpenTicket:
         """Do nothing: the receipt is found by its inference."""
 
 
-def load_records(state: GatewayState, stored: Sequence[StoredPart]) -> list[PartRecord]:
+def load_records(
+    state: GatewayState, stored: Sequence[StoredPart], signed: Sequence[TransactionPart] = ()
+) -> list[PartRecord]:
     """Return the parts with their receipts; blocks.
+
+    A receipt that is damaged, or is gone since its row was signed, is a fault of its part.
+
+    Args:
+        state: of the gateway.
+        stored: the parts that were begun.
+        signed: their rows, where a statement over them was signed already.
 
     Raises:
         RequestError: `transaction-busy` where a part has no receipt yet.
@@ -179,20 +190,27 @@ def load_records(state: GatewayState, stored: Sequence[StoredPart]) -> list[Part
     records = []
     for part in stored:
         found = state.recorder.store.find(part.inference_id)
-        if found is None:
+        if found is None and part.index >= len(signed):
             raise RequestError(
                 f"part {part.index} is still under way", reason=Reason.TRANSACTION_BUSY
             )
-        statement = InferenceReceipt.parse(found.receipt).unverified_statement
+        reasons: Sequence[str] = ()
+        fault = Reason.RECEIPT_NOT_FOUND if found is None else None
+        try:
+            if found is not None:
+                reasons = InferenceReceipt.parse(found.receipt).unverified_statement.finish_reasons
+        except Error as error:
+            fault = error.reason
         records.append(
             PartRecord(
                 part.index,
                 part.inference_id,
-                found.receipt,
-                Digest(found.receipt_id),
+                b"" if found is None else found.receipt,
+                signed[part.index].receipt if found is None else Digest(found.receipt_id),
                 AssurancePolicy.from_toml(part.policy),
-                tuple(statement.finish_reasons),
+                tuple(reasons),
                 _decode_links(part.links),
+                fault=fault,
             )
         )
     return records
@@ -250,6 +268,8 @@ _MET: Final = Judgement(PartOutcome.MET)
 
 async def judge(state: GatewayState, record: PartRecord, root: TrustedRoot, now: int) -> Judgement:
     """Decide whether a part met the assurance that it required."""
+    if record.fault is not None:
+        return Judgement(PartOutcome.FAILED, record.fault)
     if CUT_REASONS & set(record.finish_reasons):
         return Judgement(PartOutcome.FAILED, Reason.TRANSACTION_INCOMPLETE)
     if record.is_fresh and record.policy.digest() == SIGNED.digest():
@@ -301,10 +321,10 @@ def make_part(
     record = records[index]
     dependencies: list[Dependency] = []
     for link in record.links:
-        source = InferenceReceipt.parse(records[link.source].receipt).unverified_statement
-        target = InferenceReceipt.parse(record.receipt).unverified_statement
-        dependency = link.dependency(source.commitments, target.commitments)
         try:
+            source = InferenceReceipt.parse(records[link.source].receipt).unverified_statement
+            target = InferenceReceipt.parse(record.receipt).unverified_statement
+            dependency = link.dependency(source.commitments, target.commitments)
             if dependency is None:
                 raise RequestError("an end is not committed to", reason=Reason.DEPENDENCY_INVALID)
             fed = opened_parts(state, records[link.source].inference_id)
@@ -312,7 +332,7 @@ def make_part(
             check_dependency(dependency, fed.get(link.source_part), into.get(link.target_part))
             dependencies.append(dependency)
         except Error:
-            judgement = Judgement(PartOutcome.FAILED, Reason.DEPENDENCY_INVALID)
+            judgement = Judgement(PartOutcome.FAILED, record.fault or Reason.DEPENDENCY_INVALID)
     return TransactionPart(
         index=record.index,
         receipt=record.receipt_id,

@@ -25,6 +25,7 @@ from verispect.core.receipt import InferenceReceipt
 from verispect.core.transaction import MAX_PARTS
 from verispect.gateway.assurance import caller_nonce
 from verispect.gateway.http import HttpRequest, HttpResponse
+from verispect.gateway.transaction_bundle import bundle_of, disclosed_part
 from verispect.gateway.transaction_parts import opened_parts
 from verispect.gateway.transaction_run import (
     TransactionBody,
@@ -138,10 +139,10 @@ async def retrieve_transaction(state: GatewayState, request: HttpRequest) -> Htt
         stored = await transactions.find(state, identifier.removesuffix(_RECEIPT), None)
         part = request.query.get("part")
         if part is None:
-            data = (await asyncio.to_thread(transactions.bundle, state, stored)).encode()
+            data = (await asyncio.to_thread(bundle_of, state, stored)).encode()
         else:
             index = int(part) if part.isascii() and part.isdigit() and len(part) < 6 else -1
-            shown = await asyncio.to_thread(transactions.disclose, state, stored, index)
+            shown = await asyncio.to_thread(disclosed_part, state, stored, index)
             data = shown.encode()
         return HttpResponse(200, data, "application/cbor", [_NEVER])
     key = request.headers.get(KEY_HEADER, "")

@@ -51,7 +51,8 @@ class PartBody(msgspec.Struct, forbid_unknown_fields=True):
 
     path: str
     body: dict[str, Any]
-    assurance: str | None = None
+    assurance: str | dict[str, Any] | None = None
+    """A word, or a policy of the caller's own."""
     lane: str | None = None
     nonce: str | None = None
     attestation: str | None = None
@@ -80,6 +81,8 @@ def read_parts(parts: list[PartBody]) -> list[list[Reference]]:
             raise RequestError("this path is no inference", parameter=f"{where}.path")
         if part.body.get("stream"):
             raise RequestError("a part is not streamed", parameter=f"{where}.body.stream")
+        if isinstance(part.assurance, dict):
+            _put_policy(part, operation, where)
         try:
             references.append(
                 read_references(part.body, path=part.path, index=index, operations=operations)
@@ -97,13 +100,23 @@ def read_parts(parts: list[PartBody]) -> list[list[Reference]]:
     return references
 
 
+def _put_policy(part: PartBody, operation: str, where: str) -> None:
+    """Put a caller's own policy where the part's interface takes one: no header holds it."""
+    holder: Any = part.body
+    if operation == "infer":
+        holder = holder.setdefault("parameters", {})
+    if not isinstance(holder, dict) or holder.get("assurance", part.assurance) != part.assurance:
+        raise RequestError("the part asks for two assurances", parameter=f"{where}.assurance")
+    holder["assurance"] = part.assurance
+
+
 def part_headers(parts: list[PartBody], nonce: bytes | None) -> list[dict[str, str]]:
     """Return the headers of each part's request; no two have one nonce."""
     all_headers = []
     nonces: set[bytes] = set()
     for index, part in enumerate(parts):
         given = {
-            ASSURANCE_HEADER: part.assurance,
+            ASSURANCE_HEADER: part.assurance if isinstance(part.assurance, str) else None,
             "verispect-lane": part.lane,
             "verispect-attestation": part.attestation,
             "verispect-proof": part.proof,

@@ -19,23 +19,19 @@ from typing import TYPE_CHECKING, Final
 
 from verispect.appraisal.references import Link
 from verispect.appraisal.trusted_root import TrustedRoot
-from verispect.core.encoding import decode
 from verispect.core.errors import Reason, RequestError
-from verispect.core.receipt import InferenceReceipt
 from verispect.core.statement import INFERENCE_ID_BYTES
 from verispect.core.transaction import (
     Failure,
     PartOutcome,
     TransactionOutcome,
-    TransactionPart,
     TransactionStatement,
     encode_parts,
     nonce_digest,
-    open_transaction,
     policy_digest,
 )
-from verispect.core.transaction_files import BundledPart, DisclosedPart, TransactionBundle
 from verispect.gateway.errors import error_member
+from verispect.gateway.transaction_bundle import bundle_of, read_rows
 from verispect.gateway.transaction_parts import (
     MAX_SECONDS,
     Judgement,
@@ -63,7 +59,7 @@ from verispect.ledger.transactions import (
     TransactionStore,
 )
 from verispect.tlog.leaf import SignedLeaf
-from verispect.tlog.transaction_tree import part_path, parts_root
+from verispect.tlog.transaction_tree import parts_root
 
 if TYPE_CHECKING:
     from verispect.gateway.state import GatewayState
@@ -303,38 +299,6 @@ class Transactions:
                 break  # What follows would stand at another place than its receipt says.
         return found
 
-    # -- What others see ----------------------------------------------------------------------
-
-    def bundle(self, state: GatewayState, stored: StoredTransaction) -> TransactionBundle:
-        """Return the transaction as one object, without openings; blocks.
-
-        Raises:
-            RequestError: `transaction-busy` while it is open.
-        """
-        if stored.envelope is None or stored.parts is None:
-            raise RequestError("the transaction is open", reason=Reason.TRANSACTION_BUSY)
-        envelope, statement = open_transaction(stored.envelope)
-        shown = []
-        for row in decode(stored.parts):
-            part = TransactionPart.from_row(row)
-            found = state.recorder.store.find(part.receipt)
-            receipt = None if found is None else InferenceReceipt.parse(found.receipt)
-            shown.append(BundledPart(part, receipt))
-        return TransactionBundle(envelope, statement, shown)
-
-    def disclose(self, state: GatewayState, stored: StoredTransaction, index: int) -> DisclosedPart:
-        """Return one part with its path, the others closed; blocks.
-
-        Raises:
-            RequestError: `transaction-busy` while it is open, `invalid-request` for no such part.
-        """
-        bundle = self.bundle(state, stored)
-        if not 0 <= index < len(bundle.parts):
-            raise RequestError("there is no such part", parameter="part")
-        parts = [each.part for each in bundle.parts]
-        path = part_path(stored.transaction_id, parts, index)
-        return DisclosedPart(bundle.envelope, bundle.statement, bundle.parts[index], path)
-
     # -- In the background --------------------------------------------------------------------
 
     def start(self, state: GatewayState) -> None:
@@ -360,33 +324,35 @@ class Transactions:
             await asyncio.sleep(_WATCH_SECONDS)
 
     async def look(self, state: GatewayState, *, judge_pending: bool = True) -> None:
-        """Abort what is overdue, decide what waited, and tell of what is final.
+        """Abort what is overdue or whose process died, decide what waited, and tell what is final.
 
         What goes wrong with one transaction is tried again in the next round, and keeps no other
         one waiting.
         """
+        for identifier in await asyncio.to_thread(self.store.abandoned):
+            await attempt(self._give_up(state, identifier, Reason.TRANSACTION_INCOMPLETE))
         for identifier in await asyncio.to_thread(self.store.expired, self.now()):
-            await attempt(self._expire(state, identifier))
+            await attempt(self._give_up(state, identifier, Reason.REQUEST_TIMEOUT))
         for identifier in await asyncio.to_thread(self.store.pending) if judge_pending else ():
             await attempt(self._judge_again(state, identifier))
         for final in await asyncio.to_thread(self.store.unannounced):
             await attempt(self._announce(state, final))
 
-    async def _expire(self, state: GatewayState, identifier: bytes) -> None:
+    async def _give_up(self, state: GatewayState, identifier: bytes, reason: Reason) -> None:
         stored = await asyncio.to_thread(self.store.find, identifier)
         if stored is not None and stored.state is TransactionState.OPEN:
             with contextlib.suppress(RequestError):  # Somebody else ended it.
-                await self.abort(state, stored, Reason.REQUEST_TIMEOUT)
+                await self.abort(state, stored, reason)
 
     async def _judge_again(self, state: GatewayState, identifier: bytes) -> None:
         stored = await asyncio.to_thread(self.store.find, identifier)
         if stored is not None and stored.state is TransactionState.PENDING:
             parts = await asyncio.to_thread(self.store.parts, identifier)
-            records = await asyncio.to_thread(load_records, state, parts)
+            records = await asyncio.to_thread(load_records, state, parts, read_rows(stored))
             await self.decide(state, stored, records)
 
     async def _announce(self, state: GatewayState, stored: StoredTransaction) -> None:
-        bundle = await asyncio.to_thread(self.bundle, state, stored)
+        bundle = await asyncio.to_thread(bundle_of, state, stored)
         receipts = [each.receipt for each in bundle.parts if each.receipt is not None]
         if state.log is not None and stored.parts is not None and bundle.parts:
             leaf = SignedLeaf.of(bundle.envelope).encode()

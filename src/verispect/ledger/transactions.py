@@ -23,6 +23,7 @@ from typing import Any, Final
 
 from verispect.core.errors import Reason, RequestError, StoreError
 from verispect.core.transaction import MAX_PARTS
+from verispect.ledger.process_marks import ProcessMark
 from verispect.ledger.schema import open_reader, store_error
 
 MAX_OPEN_TRANSACTIONS: Final = 4096
@@ -40,7 +41,8 @@ CREATE TABLE IF NOT EXISTS transactions (
   decided_at INTEGER,
   envelope BLOB,
   parts BLOB,
-  announced INTEGER NOT NULL DEFAULT 0
+  announced INTEGER NOT NULL DEFAULT 0,
+  process TEXT
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS transactions_by_state ON transactions (state, expires_at);
 CREATE INDEX IF NOT EXISTS transactions_to_announce ON transactions (decided_at)
@@ -146,6 +148,10 @@ class TransactionStore:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.executescript(_SCHEMA)
+            columns = self._connection.execute("PRAGMA table_info(transactions)").fetchall()
+            if all(column[1] != "process" for column in columns):
+                self._connection.execute("ALTER TABLE transactions ADD COLUMN process TEXT")
+            self._mark = ProcessMark(database.with_suffix(".processes"))
         except OSError as error:
             raise StoreError(
                 f"cannot keep transactions: {error.strerror}", reason=Reason.STORE_FAILED
@@ -155,6 +161,7 @@ class TransactionStore:
 
     def close(self) -> None:
         """Close the file."""
+        self._mark.close()
         with self._lock, suppress(sqlite3.Error):
             self._connection.close()
 
@@ -195,8 +202,8 @@ class TransactionStore:
                     )
                 self._connection.execute(
                     "INSERT INTO transactions (id, state, opened_at, expires_at, fixed_count,"
-                    " nonce) VALUES (?, 'open', ?, ?, ?, ?)",
-                    (transaction_id, now, expires_at, fixed_count, nonce),
+                    " nonce, process) VALUES (?, 'open', ?, ?, ?, ?, ?)",
+                    (transaction_id, now, expires_at, fixed_count, nonce, self._mark.name),
                 )
                 self._connection.execute("COMMIT")
             except sqlite3.IntegrityError as error:
@@ -334,6 +341,14 @@ class TransactionStore:
             "SELECT id FROM transactions WHERE state = 'open' AND expires_at <= ?", (now,)
         )
         return [row[0] for row in rows]
+
+    def abandoned(self) -> list[bytes]:
+        """Return the open transactions of one request whose process is no more."""
+        rows = self._read(
+            "SELECT process, id FROM transactions WHERE state = 'open' AND fixed_count > 0"
+        )
+        dead = {name for name in {row[0] for row in rows} if not self._mark.is_alive(name or "")}
+        return [identifier for name, identifier in rows if name in dead]
 
     def pending(self) -> list[bytes]:
         """Return the transactions that wait for evidence."""
