@@ -31,6 +31,7 @@ def test_every_served_model_is_listed_with_its_identity(gateway):
         "determinism": "exact",
         "lanes": ["throughput", "deterministic"],
         "assurance": ["signed"],
+        "assurance_sums": [],
     }
 
 

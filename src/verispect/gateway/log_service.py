@@ -35,6 +35,7 @@ from verispect.ledger.log.promises import PromiseBook, PromiseKeeper
 from verispect.ledger.log.sources import ReceiptOutbox
 from verispect.ledger.log.submission import Parties
 from verispect.ledger.log.witnesses import Witness
+from verispect.ledger.refusals import REFUSALS_FILE, RefusalBook, RefusalOutbox
 from verispect.ledger.schema import DATABASE_NAME
 from verispect.tlog.cosignature import WitnessPolicy
 from verispect.tlog.receipt_leaf import Disclosure
@@ -117,6 +118,7 @@ def open_door(configuration: LogConfiguration, recorder: Recorder) -> LogDoor:
     """
     settings = log_settings(configuration, recorder.issuer)
     door = LogDoor(settings)
+    recorder.refusals = RefusalBook(Path(configuration.folder) / REFUSALS_FILE)
     if settings.witnesses.threshold:
         in_log = forecast_log(
             origin=settings.folder.origin,
@@ -170,6 +172,7 @@ def operate_log(configuration: LogConfiguration, issuer: Issuer, state: Path) ->
             ServiceOutbox(state / SERVICES_FILE),
             outbox,
             keeper,
+            RefusalOutbox(Path(configuration.folder) / REFUSALS_FILE),
             CoverageOutbox(
                 settings.folder,
                 issuer,

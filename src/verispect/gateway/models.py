@@ -12,6 +12,7 @@ import msgspec
 
 from verispect.gateway import services
 from verispect.gateway.http import HttpRequest, HttpResponse
+from verispect.gateway.policies import sums_of
 from verispect.gateway.serving import ServedModel
 from verispect.gateway.state import GatewayState
 
@@ -37,6 +38,11 @@ async def retrieve_model(state: GatewayState, request: HttpRequest) -> HttpRespo
 
 
 def _model_member(state: GatewayState, served: ServedModel) -> dict[str, Any]:
+    available = {
+        name: policy
+        for name, policy in state.recorder.deliverable(served, confidential=False).items()
+        if served.identity in policy.model_identities
+    }
     return {
         "id": served.name,
         "object": "model",
@@ -48,6 +54,7 @@ def _model_member(state: GatewayState, served: ServedModel) -> dict[str, Any]:
             "identity": served.identity.label,
             "determinism": served.determinism.label,
             "lanes": [lane.value for lane in served.lanes],
-            "assurance": sorted(state.recorder.available),
+            "assurance": sorted(available),
+            "assurance_sums": sorted(sums_of(available)),
         },
     }

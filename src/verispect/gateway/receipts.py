@@ -26,6 +26,7 @@ from verispect.gateway import log_routes
 from verispect.gateway.assurance import DEFAULT_ASSURANCE, read_nonce
 from verispect.gateway.errors import HttpError
 from verispect.gateway.http import HttpRequest, HttpResponse
+from verispect.gateway.policies import sums_of
 from verispect.gateway.recording import INTERIM_EVERY_CHUNKS
 from verispect.gateway.services import HIDDEN_PARTS
 from verispect.gateway.state import GatewayState
@@ -236,6 +237,10 @@ async def well_known(state: GatewayState, request: HttpRequest) -> HttpResponse:
             "default": DEFAULT_ASSURANCE,
             "available": {
                 name: policy.digest().hex() for name, policy in state.recorder.available.items()
+            },
+            "sums": {
+                name: policy.digest().hex()
+                for name, policy in sums_of(state.recorder.available).items()
             },
         },
         "stream": {"interimSignatureEveryChunks": INTERIM_EVERY_CHUNKS},

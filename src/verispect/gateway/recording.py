@@ -15,6 +15,7 @@ import hmac
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
@@ -22,7 +23,7 @@ from typing import Any, Final
 from verispect.appraisal.policy import AUDITED, PROVEN, SIGNED, AssurancePolicy
 from verispect.attesters.signer import Issuer
 from verispect.core.commitments import SALT_BYTES, Opening, Part, encode_openings
-from verispect.core.encoding import Digest, encode_content, to_base64url
+from verispect.core.encoding import Digest, encode, encode_content, to_base64url
 from verispect.core.envelope import STATEMENT_TYPE, sign_envelope
 from verispect.core.errors import Reason, RequestError
 from verispect.core.statement import (
@@ -58,10 +59,12 @@ from verispect.gateway.promising import choose_words, forecast_attestation, fore
 from verispect.gateway.proving import Proving, wants_to_wait
 from verispect.gateway.published import PublishedRecords
 from verispect.gateway.recovery import encode_recovery
+from verispect.gateway.refusing import refusing
 from verispect.gateway.services import binding_of
 from verispect.gateway.serving import ServedModel
 from verispect.ledger import NewReceipt, ReceiptStore
 from verispect.ledger.history import ServiceVersion
+from verispect.ledger.refusals import RefusalBook
 
 INTERIM_EVERY_CHUNKS: Final = 32
 """An interim signature is made after this many chunks of a stream."""
@@ -129,6 +132,8 @@ class Recorder:
             self.available[attestation.policy.name] = attestation.policy
         if proving is not None:
             self.available[PROVEN.name] = PROVEN
+        self.refusals: RefusalBook | None = None
+        """Where it is noted, for the log, that promised evidence could not be had."""
         self.sells = False
         """Whether nothing runs that is not paid for."""
         self._promises: dict[str, Promises] = {}
@@ -197,6 +202,12 @@ class Recorder:
                 "an upstream service runs this model and would read the request", parameter="model"
             )
         policy, words = self._required(request, assurance, served, lane)
+        if policy.service_logged and service is None:
+            raise RequestError(
+                "the required assurance asks for a logged version of a service",
+                reason=Reason.ASSURANCE_UNAVAILABLE,
+                parameter="assurance",
+            )
         attested = any(word.startswith("attested") for word in words)
         nonce = caller_nonce(request.headers)
         if policy.nonce_required and nonce is None:
@@ -229,9 +240,8 @@ class Recorder:
         lane: Lane,
     ) -> tuple[AssurancePolicy, tuple[str, ...]]:
         """Return the policy that a request requires, and the words whose evidence meets it."""
-        available = self.available
-        if self.proving is not None and not (served.provable and request.confidential is None):
-            available = {name: each for name, each in available.items() if each is not PROVEN}
+        confidential = request.confidential is not None
+        available = self.deliverable(served, confidential=confidential)
         policy = required_assurance(request.headers, assurance, available)
         if policy is SIGNED:
             return policy, ()
@@ -244,10 +254,26 @@ class Recorder:
                     parameter="assurance",
                 )
             return policy, words
+        forecasts = self.forecasts(served, lane, confidential=confidential)
+        return policy, choose_words(policy, forecasts, served.identity)
+
+    def deliverable(
+        self, served: ServedModel, *, confidential: bool
+    ) -> Mapping[str, AssurancePolicy]:
+        """Return the presets that an inference of a model can be promised, by name."""
+        if self.proving is None or (served.provable and not confidential):
+            return self.available
+        return {name: each for name, each in self.available.items() if each is not PROVEN}
+
+    def forecasts(
+        self, served: ServedModel, lane: Lane, *, confidential: bool
+    ) -> dict[str, EvidenceAppraisal]:
+        """Return what the evidence of each deliverable word will show of an inference."""
+        available = self.deliverable(served, confidential=confidential)
         forecasts = {word: each for word, each in self._forecasts.items() if word in available}
         if lane is not Lane.DETERMINISTIC or served.determinism not in _EXACT:
             forecasts.pop(AUDITED.name, None)  # Nodes could not tell another output from a lie.
-        return policy, choose_words(policy, forecasts, served.identity)
+        return forecasts
 
     def executed(self, identity: EngineIdentity, served: ServedModel, lane: Lane) -> ExecutedModel:
         """Return what a statement says of `served` on this engine, whose identity is published."""
@@ -441,7 +467,8 @@ class Inference:
         first = self._chain is None
         if first and self._is_attested and self._recorder.attestation is not None:
             # Nothing leaves of an answer whose attestation could not be had at its end.
-            await self._recorder.attestation.session()
+            with self._withheld():
+                await self._recorder.attestation.session()
         if self._chain is None:
             await self._take_place()
             self._chain = StreamChain(self._id)
@@ -527,14 +554,12 @@ class Inference:
         self._end()
         await self._take_place()
         draft = self._statement(finish_reasons=finish_reasons, usage=usage)
-        release = False
-        if self._is_attested:
-            draft = await self._attested(draft)
-        promised = self._recorder.promised(self._words, draft.completed_at)
-        if promised:
-            draft = replace(draft, evidence=(*draft.evidence, *promised))
-        if PROVEN.name in self._words:
-            draft, release = await self._proven(draft)
+        if self._policy.name == OWN_POLICY:
+            # Whoever has the receipt finds what it was that the caller required.
+            published = self._recorder.published
+            await asyncio.to_thread(published.publish, encode(self._policy.to_map()))
+        with self._withheld():
+            draft, release = await self._with_evidence(draft)
         new = NewReceipt(
             inference_id=self._id,
             mint=lambda sequence: mint(draft, sequence, self.identifier, self._recorder.issuer),
@@ -552,6 +577,28 @@ class Inference:
         if self._payment is not None:
             self._payment.issued(self._id, issued, usage, finish_reasons)
         return issued
+
+    async def _with_evidence(self, draft: InferenceStatement) -> tuple[InferenceStatement, bool]:
+        """Name and promise the required evidence; say whether a proof waits for the receipt."""
+        release = False
+        if self._is_attested:
+            draft = await self._attested(draft)
+        promised = self._recorder.promised(self._words, draft.completed_at)
+        if promised:
+            draft = replace(draft, evidence=(*draft.evidence, *promised))
+        if PROVEN.name in self._words:
+            draft, release = await self._proven(draft)
+        return draft, release
+
+    def _withheld(self) -> AbstractContextManager[None]:
+        """Note for the log where the answer is withheld because its evidence cannot be had."""
+        return refusing(
+            self._recorder.refusals,
+            self._recorder.issuer,
+            inference=self.identifier,
+            operation=self._operation,
+            assurance=self._policy.digest(),
+        )
 
     async def _attested(self, draft: InferenceStatement) -> InferenceStatement:
         """Name the attestation evidence that the caller required, which is on disk by now."""
