@@ -105,6 +105,24 @@ def test_a_record_that_is_no_policy_is_not_shown_as_one(gateway):
             "malformed-policy",
         ),
         ({**OWN, "claims": {"output": ["proven"] * 10_000}}, "too-large"),
+        (
+            {
+                **OWN,
+                "roots": {"many": [f"{'n' * 240}{number}" for number in range(256)]},
+                "requirements": {
+                    "a": {"source": "reexecuted", "nodes": 1, "nodes_among": ["@many"]}
+                },
+                "claims": {
+                    "output": {
+                        "any_of": [
+                            {"source": "reexecuted", "nodes": k, "nodes_among": ["@many"]}
+                            for k in range(1, 200)
+                        ]
+                    }
+                },
+            },
+            "too-large",
+        ),
         ({**OWN, "claims": {"output": {"any_of": [{"any_of": []}]}}}, "malformed-policy"),
         ({**OWN, "version": 2}, "malformed-policy"),
         ({**OWN, "service_logged": 1}, "malformed-policy"),

@@ -23,6 +23,7 @@ from verispect.appraisal.requirement_form import MAX_ATOMS as MAX_ATOMS
 from verispect.appraisal.requirement_form import MAX_COUNT as MAX_COUNT
 from verispect.appraisal.requirement_form import MAX_DEPTH as MAX_DEPTH
 from verispect.appraisal.requirement_form import MAX_NAMES as MAX_NAMES
+from verispect.appraisal.requirement_form import MAX_NAMES_IN_ALL as MAX_NAMES_IN_ALL
 from verispect.appraisal.requirement_form import MAX_ROOT_CHARACTERS as MAX_ROOT_CHARACTERS
 from verispect.appraisal.requirement_form import MAX_SECONDS as MAX_SECONDS
 from verispect.core.claims import CLAIMS_OF_A_SIGNATURE, Claim, Source

@@ -28,6 +28,8 @@ from verispect.evidence.attestation import EvidenceClass
 MAX_ATOMS: Final = 256
 MAX_DEPTH: Final = 8
 MAX_NAMES: Final = 256
+MAX_NAMES_IN_ALL: Final = 1024
+"""Once `@name` is replaced: a short text must not stand for a long policy."""
 MAX_ROOT_CHARACTERS: Final = 256
 MAX_COUNT: Final = 256
 MAX_SECONDS: Final = 100 * 366 * 86_400
@@ -51,6 +53,7 @@ _ROOTS: Final = frozenset({"nodes_among", "witnesses_among", "roots"})
 @dataclass(slots=True)
 class _Cost:
     atoms: int = 0
+    names: int = 0
     depth: int = 0
 
 
@@ -68,7 +71,7 @@ class Definitions:
     _read: dict[str, tuple[Requirement, _Cost]] = field(default_factory=dict)
     _names: dict[str, frozenset[str]] = field(default_factory=dict)
     _open: list[tuple[str, str]] = field(default_factory=list)
-    _total: int = 0
+    _total: _Cost = field(default_factory=_Cost)
 
     def __post_init__(self) -> None:
         for table in (self.requirements, self.roots):
@@ -99,9 +102,7 @@ class Definitions:
             requirement = any_of([self._member(each, cost, 1) for each in value])
         else:
             requirement = self._member(value, cost, 0)
-        self._total += cost.atoms
-        if self._total > MAX_ATOMS:
-            raise _too_many()
+        _count(self._total, cost.atoms, cost.names)
         return requirement
 
     def _member(self, value: Any, cost: _Cost, depth: int) -> Requirement:
@@ -125,14 +126,16 @@ class Definitions:
             if len(value) != 1 or not isinstance(value["use"], str):
                 raise malformed("use stands alone, with a name")
             requirement, own = self._use(value["use"])
-            _count(cost, own.atoms)
+            _count(cost, own.atoms, own.names)
             if depth + own.depth > MAX_DEPTH:
                 raise MalformedError(
                     f"requirements are nested deeper than {MAX_DEPTH}", reason=Reason.TOO_DEEP
                 )
             return requirement
-        _count(cost, 1)
-        return self._atom(value)
+        atom = self._atom(value)
+        names = len(atom.nodes_among) + len(atom.witnesses_among) + len(atom.roots)
+        _count(cost, 1, names)
+        return atom
 
     def _use(self, name: str) -> tuple[Requirement, _Cost]:
         if name not in self._read:
@@ -243,14 +246,14 @@ def _source(value: Any) -> Source:
     return source
 
 
-def _count(cost: _Cost, atoms: int) -> None:
+def _count(cost: _Cost, atoms: int, names: int = 0) -> None:
     cost.atoms += atoms
+    cost.names += names
     if cost.atoms > MAX_ATOMS:
-        raise _too_many()
-
-
-def _too_many() -> MalformedError:
-    return MalformedError(f"a policy has at most {MAX_ATOMS} atoms", reason=Reason.TOO_LARGE)
+        raise MalformedError(f"a policy has at most {MAX_ATOMS} atoms", reason=Reason.TOO_LARGE)
+    if cost.names > MAX_NAMES_IN_ALL:
+        what = f"a policy names at most {MAX_NAMES_IN_ALL} nodes, witnesses and roots"
+        raise MalformedError(what, reason=Reason.TOO_LARGE)
 
 
 def _shown(name: Any) -> str:
