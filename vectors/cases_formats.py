@@ -566,6 +566,8 @@ def policy_cases() -> Iterator[Case]:
         ("accept", policy()),
         ("accept-full", full),
         ("accept-empty", policy(claims="")),
+        ("accept-service-logged", policy("service_logged = true")),
+        ("accept-service-not-logged", policy("service_logged = false")),
     ):
         digest = AssurancePolicy.from_toml(text).digest().hex()
         yield (name, "a policy and its digest", {"policy": text, "digest": digest}, *ACCEPTED)
@@ -583,6 +585,7 @@ def policy_cases() -> Iterator[Case]:
     yield refused("field-unknown", "a misspelt field", policy("nonse = true"))
     yield refused("field-twice", "a field given twice", policy("nonce = true\nnonce = true"))
     yield refused("nonce-1", "1 is not true", policy("nonce = 1"))
+    yield refused("service-logged-1", "1 is not true", policy("service_logged = 1"))
     yield refused("age-true", "true is not a number", policy("maximum_age_seconds = true"))
     yield refused("age-0", "no time at all", policy("maximum_age_seconds = 0"))
     yield refused("age-negative", "a negative age", policy("maximum_age_seconds = -1"))

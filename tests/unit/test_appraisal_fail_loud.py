@@ -8,7 +8,7 @@ exist says why in `IMPOSSIBLE`; every cell is in one of the two tables.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +22,7 @@ from test_evidence_attested import enclave as enclave  # A fixture.
 from test_evidence_proof import Proven
 from test_evidence_proof import proven as proven  # A fixture.
 
+from log_leaves import T0, late, missed, nodes, receipt_id, receipt_leaf, verdict
 from log_receipts import ISSUER, SIGNER
 from tlog_log import COSIGNED_AT, ORIGIN, WITNESSES, MemoryLog
 from tlog_log import SIGNER as LOG_SIGNER
@@ -53,10 +54,13 @@ from verispect.evidence.verdicts import CLAIMS, make_verdict_evidence
 from verispect.tlog.checkpoint import Checkpoint, sign_checkpoint
 from verispect.tlog.cosignature import cosign
 from verispect.tlog.receipt_leaf import ReceiptLeaf
+from verispect.tlog.status import State, replay_status
 from verispect.tlog.tlog_proof import TlogProof
 from verispect.tlog.verdict import Finding, NodeVerdict, Outcome, sign_verdict
 
 material = logs.material
+
+DUE_AT: Final = T0 + 600_000
 
 FAULTS: Final = (
     "missing",
@@ -611,6 +615,51 @@ def test_the_same_evidence_unharmed_is_accepted(
     }[kind]()
     got, view, err = run(good, tmp_path, capsys)
     assert (got, view["outcome"]) == (0, "met"), err
+
+
+LEDGER: Final[Mapping[tuple[str, str], tuple[Sequence[bytes], Reason]]] = {
+    ("proof", "missing"): (
+        [missed(1, due=DUE_AT, noted=DUE_AT + 5000)],
+        Reason.EVIDENCE_OVERDUE,
+    ),
+    # The log's own clock decides: evidence from after the deadline meets no promise.
+    ("proof", "late"): (
+        [late(1, at=DUE_AT + 1), receipt_leaf(2, at=DUE_AT + 120_000)],
+        Reason.EVIDENCE_OVERDUE,
+    ),
+    ("verdicts", "missing"): ([receipt_leaf(2, at=DUE_AT + 120_000)], Reason.EVIDENCE_OVERDUE),
+    **{
+        cell: (
+            [verdict(1, node=node, outcome=Outcome.REFUTED, reason=reason.value)],
+            reason,
+        )
+        for cell, node, reason in (
+            (("verdicts", "refuted"), "node-a", Reason.CONTENT_MISMATCH),
+            (("proof", "forged"), "node-b", Reason.PROOF_INVALID),
+            (("proof", "refuted"), "node-c", Reason.PROOF_WRONG_OUTPUT),
+            (("proof", "for another request"), "node-a", Reason.PROOF_WRONG_CONTEXT),
+            (("aws-nitro", "forged"), "node-a", Reason.ATTESTATION_SIGNATURE_INVALID),
+            (("aws-nitro", "refuted"), "node-b", Reason.ATTESTATION_MEASUREMENT_MISMATCH),
+            (("signature", "refuted"), "node-c", Reason.KEY_REVOKED),
+        )
+    },
+}
+"""Cells of which the log has a leaf, and the reason of the receipt's status. The rest concerns the
+copy that one caller was given; attestation that is missing is refused before there is a receipt."""
+
+
+@pytest.mark.parametrize("cell", LEDGER, ids=" ".join)
+def test_the_log_says_so_where_a_leaf_is_due(cell: tuple[str, str]) -> None:
+    """Anyone who replays the log sees the receipt failed, with its reason."""
+    leaves, reason = LEDGER[cell]
+    promises = [PromisedEvidence(kind, None, DUE_AT) for kind in ("proof", "verdicts")]
+    first = receipt_leaf(1, promises=promises if cell[0] == "verdicts" else promises[:1])
+    row = replay_status([first, *leaves], nodes=nodes(2)).of(receipt_id(1))
+    assert row is not None
+    assert (row.state, row.reason) == (State.FAILED, reason)
+    before = replay_status([first], nodes=nodes(2)).of(receipt_id(1))
+    assert before is not None
+    assert before.state is State.PENDING
 
 
 def test_evidence_of_a_kind_that_nobody_knows_is_not_believed(
