@@ -683,3 +683,24 @@ def test_a_stale_list_of_whom_to_trust_can_tell_nothing(
     stale = replace(good, root=replace(good.root, expires_at=good.at))
     code, view, _ = run(stale, tmp_path, capsys)
     assert (code, view["reason"]) == (4, Reason.TRUSTED_ROOT_STALE.value)
+
+
+def test_a_conflict_is_printed_with_every_side(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """People see it too, beside what was required, promised and delivered."""
+    make, _, code = MATRIX[("verdicts", "refuted")]
+    cell = make(None)  # type: ignore[arg-type]
+    assert run(cell, tmp_path, capsys)[0] == code
+    at = datetime.fromtimestamp(cell.at / 1000, UTC).isoformat()
+    arguments = ["verify", str(tmp_path / "receipt.cose"), "--at", at]
+    arguments += ["--policy", "audited", "--trusted-root", str(tmp_path / "root.json")]
+    assert main(arguments) == code
+    shown = capsys.readouterr()
+    assert "CONFLICT  execution: affirmed by signature (asserted)" in shown.out
+    assert "verdicts/node-b (reexecuted)" in shown.out
+    assert "refuted by verdicts/node-a; refuted wins" in shown.out
+    assert "required       audited" in shown.out
+    assert "promised       verdicts, due 20" in shown.out
+    assert "delivered      log  time: logged; logged: logged" in shown.out
+    assert "refuted by verdicts/node-a" in shown.err

@@ -186,3 +186,42 @@ def test_place_that_cannot_be_written_is_told(
     (tmp_path / "file").write_text("x")
     assert ask(gateway, "x", "--trusted-root", root, "--save", str(tmp_path / "file")) == 4
     assert "OK" not in capsys.readouterr().err
+
+
+_OWN = 'version = 1\nname = "mine"\nnonce = true\n[claims]\noutput = ["asserted"]\n'
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_policy_of_ones_own_can_be_asked_for(
+    gateway: RunningGateway, root: str, capsys: Capture, tmp_path: Path, stream: bool
+) -> None:
+    """The file goes along with the request, and the answer is held to that very policy."""
+    path = tmp_path / "mine.toml"
+    path.write_text(_OWN, encoding="utf-8")
+    kept = tmp_path / "kept"
+    options = ["--stream"] if stream else []
+    asked = ["--trusted-root", root, "--policy", str(path), "--assurance", str(path)]
+    assert ask(gateway, "hello", *asked, "--save", str(kept), *options) == 0
+    output = capsys.readouterr()
+    assert output.err.startswith("OK: verified under policy mine\n")
+    assert "another policy" not in output.err
+    assert "it is not the one applied here" not in output.err
+    response = kept / ("response.sse" if stream else "response.json")
+    arguments = ["verify", str(kept / "receipt.cose"), "--policy", str(path)]
+    arguments += ["--trusted-root", root, "--openings", str(kept / "openings.cbor")]
+    arguments += ["--request", str(kept / "request.json"), "--response", str(response)]
+    assert main([*arguments, "--nonce", (kept / "nonce.txt").read_text().strip()]) == 0
+    assert "(as when asking)" in capsys.readouterr().out
+
+
+def test_a_policy_that_the_gateway_cannot_deliver_is_told(
+    gateway: RunningGateway, root: str, capsys: Capture, tmp_path: Path
+) -> None:
+    """Its refusal names what is missing, and no answer is shown."""
+    path = tmp_path / "mine.toml"
+    path.write_text(_OWN.replace("asserted", "proven"), encoding="utf-8")
+    assert ask(gateway, "hello", "--trusted-root", root, "--assurance", str(path)) == 2
+    output = capsys.readouterr()
+    assert output.out == ""
+    assert "not met for output" in output.err
+    assert "available here: signed" in output.err

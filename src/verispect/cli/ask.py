@@ -34,7 +34,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--model", required=True, help="the name the gateway serves it under")
     parser.add_argument("--system", help="system prompt")
     parser.add_argument("--stream", action="store_true", help="show text as it is generated")
-    parser.add_argument("--assurance", default="signed", help="what the gateway must deliver")
+    parser.add_argument(
+        "--assurance",
+        default="signed",
+        help="what the gateway must deliver: preset, sum of presets, or policy file",
+    )
     parser.add_argument(
         "--lane",
         choices=("throughput", "deterministic"),
@@ -71,6 +75,9 @@ def run(arguments: argparse.Namespace) -> int:
         messages.insert(0, {"role": "system", "content": arguments.system})
     # Read first: a typing mistake must not cost an inference.
     policy = read_policy(arguments.policy)
+    assurance = arguments.assurance
+    if Path(assurance).is_file():
+        assurance = read_policy(assurance)
     root = None if arguments.trusted_root is None else read_trusted_root(arguments.trusted_root)
     channel = _channel(root, policy) if arguments.confidential else None
     with GatewayClient(arguments.url, confidential=channel) as client:
@@ -78,7 +85,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.model,
             messages,
             stream=arguments.stream,
-            assurance=arguments.assurance,
+            assurance=assurance,
             lane=arguments.lane,
             options=_options(arguments),
             on_text=_show,

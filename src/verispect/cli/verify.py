@@ -159,8 +159,9 @@ def _print_assurance(result: AttestationResult) -> None:
         print(f"  promised       {plain(promise.kind)}{due}")
     for each in result.delivered:
         shown = "; ".join(
-            f"{claim.value}: {', '.join(sorted(source.value for source in sources))}"
-            for claim, sources in each.appraisal.claims.items()
+            f"{claim.value}: {', '.join(sorted(each.appraisal.claims[claim]))}"
+            for claim in Claim
+            if claim in each.appraisal.claims
         )
         print(f"  delivered      {plain(each.kind)}  {shown or 'nothing'}")
     if result.pending_until is not None:

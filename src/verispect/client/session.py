@@ -66,8 +66,8 @@ class Exchange:
     receipt: bytes
     openings: bytes
     nonce: bytes
-    assurance: str
-    """The word with which assurance was asked for."""
+    assurance: str | AssurancePolicy
+    """The word with which assurance was asked for, or the policy of one's own."""
     confidential: Digest | None = None
     """Digest of the key to which the request was sent encrypted."""
 
@@ -132,7 +132,7 @@ class GatewayClient:
         messages: Sequence[Mapping[str, Any]],
         *,
         stream: bool = False,
-        assurance: str = "signed",
+        assurance: str | AssurancePolicy = "signed",
         lane: str | None = None,
         options: Mapping[str, Any] | None = None,
         on_text: Callable[[str], None] = lambda _text: None,
@@ -144,7 +144,7 @@ class GatewayClient:
             model: the name the gateway serves it under.
             messages: OpenAI-shaped.
             stream: show text as it is generated.
-            assurance: what the gateway must deliver.
+            assurance: what the gateway must deliver: a preset, a sum, or a policy of one's own.
             lane: `throughput` or `deterministic`; the model's usual one where `None`.
             options: further fields of the request.
             on_text: told each piece of text as it arrives, unverified.
@@ -166,7 +166,7 @@ class GatewayClient:
         self,
         path: str,
         body: Mapping[str, Any],
-        assurance: str,
+        assurance: str | AssurancePolicy,
         lane: str | None = None,
         on_text: Callable[[str], None] = lambda _text: None,
         *,
@@ -179,14 +179,18 @@ class GatewayClient:
                 key; or an encrypted answer was cut or changed.
         """
         nonce = os.urandom(_OWN_NONCE_BYTES)
-        headers = {"verispect-assurance": assurance, "verispect-nonce": to_base64url(nonce)}
+        headers = {"verispect-nonce": to_base64url(nonce)}
+        if isinstance(assurance, AssurancePolicy):
+            body = _with_policy(path, body, assurance)
+        else:
+            headers["verispect-assurance"] = assurance
         if lane is not None:
             headers["verispect-lane"] = lane
         if wait_for_proof:
             headers["verispect-proof"] = "wait"
         try:
             request = json.dumps(body, ensure_ascii=False).encode()
-            sealed, head, received = self._ask(path, request, headers, on_text)
+            sealed, head, received = self._ask(path, request, headers, on_text, assurance)
         except (UnicodeEncodeError, httpx.InvalidURL) as error:
             raise RequestError("the request holds text that cannot be sent") from error
         inference = head.get("verispect-inference", "")
@@ -226,9 +230,15 @@ class GatewayClient:
         request: bytes,
         headers: Mapping[str, str],
         on_text: Callable[[str], None],
+        assurance: str | AssurancePolicy,
     ) -> tuple[SealedRequest | None, Mapping[str, str], bytes]:
         """Send a request in the way that the caller chose."""
         if self._confidential is not None:
+            asked = _policy(assurance)
+            if asked is None or not requires_attestation(asked):
+                raise RequestError(
+                    "a confidential request asks for an attested assurance", parameter="assurance"
+                )
             return self._ask_confidentially(self._confidential, path, request, headers, on_text)
         in_the_clear = {**headers, "content-type": "application/json"}
         head, received = self._send("POST", path, request, in_the_clear, MAX_ANSWER_BYTES, on_text)
@@ -242,12 +252,6 @@ class GatewayClient:
         headers: Mapping[str, str],
         on_text: Callable[[str], None],
     ) -> tuple[SealedRequest, Mapping[str, str], bytes]:
-        word = headers["verispect-assurance"]
-        asked = expand(word) if is_sum_of_presets(word) else None
-        if asked is None or not requires_attestation(asked):
-            raise RequestError(
-                "a confidential request asks for an attested assurance", parameter="assurance"
-            )
         renewed = self._key is None
         if self._key is None:
             self._key = self._attested_key(channel)
@@ -326,7 +330,8 @@ def verify_exchange(
             "the receipt in the answer is not the one the gateway keeps",
             reason=Reason.CONTENT_MISMATCH,
         )
-    if not is_sum_of_presets(exchange.assurance):
+    asked = _policy(exchange.assurance)
+    if asked is None:
         raise UnsupportedError(
             "the assurance asked for is unknown here", reason=Reason.ASSURANCE_UNKNOWN
         )
@@ -335,7 +340,7 @@ def verify_exchange(
         answer,
         inference_id=from_hex(receipt.claimed_inference),
         nonce=exchange.nonce,
-        assurance=expand(exchange.assurance).digest(),
+        assurance=asked.digest(),
     )
     verified = Verifier(trusted_root).verify(
         receipt, opened=exchange.opened(), policy=policy, now=now, expected=expected
@@ -343,6 +348,20 @@ def verify_exchange(
     if exchange.confidential is not None:
         _check_confidential(verified, exchange.confidential)
     return verified
+
+
+def _policy(assurance: str | AssurancePolicy) -> AssurancePolicy | None:
+    """Return the policy that was asked for; `None` for a word that is unknown here."""
+    if isinstance(assurance, AssurancePolicy):
+        return assurance
+    return expand(assurance) if is_sum_of_presets(assurance) else None
+
+
+def _with_policy(path: str, body: Mapping[str, Any], policy: AssurancePolicy) -> dict[str, Any]:
+    """Return a body that asks for a policy of one's own, where its interface has the field."""
+    if path.startswith("/v2/"):
+        return {**body, "parameters": {**body.get("parameters", {}), "assurance": policy.to_json()}}
+    return {**body, "assurance": policy.to_json()}
 
 
 def _check_confidential(verified: VerifiedReceipt, key: Digest) -> None:
