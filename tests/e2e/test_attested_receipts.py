@@ -29,7 +29,7 @@ from verispect.client.session import (
 from verispect.core.claims import Claim, Source
 from verispect.core.encoding import from_base64url, to_base64url
 from verispect.core.errors import Reason, RequestError, VerificationError
-from verispect.core.receipt import InferenceReceipt
+from verispect.core.receipt import EvidenceEntry, InferenceReceipt
 from verispect.evidence.attestation import EvidenceClass
 from verispect.evidence.technologies import own_anchors
 from verispect.testing.served import ServedGateway
@@ -197,6 +197,31 @@ def test_a_software_tpm_vouches_for_the_signing_key(tmp_path: Path):
     for policy, trusted in ((ATTESTED, trusting), (SIGNED, trusting), (ATTESTED_SOFTWARE, root)):
         with pytest.raises(VerificationError):
             verify(exchange, trusted, policy)
+    others = {name: frozenset({"11" * 32}) for name in trust.measurements["tpm2-quote"]}
+    elsewhere = replace(trust, measurements={"tpm2-quote": others})
+    changed = replace(entry, body=entry.body[:-1] + bytes([entry.body[-1] ^ 1]))
+    faults = (
+        (exchange, TrustedRoot(root.issuer_keys, root.models, attestation=elsewhere)),
+        (with_entries(exchange, changed), trusting),
+        (with_entries(exchange), trusting),
+    )
+    reasons = []
+    for shown, trusted in faults:
+        with pytest.raises(VerificationError) as caught:
+            verify(shown, trusted, ATTESTED_SOFTWARE)
+        reasons.append(caught.value.reason)
+    assert reasons == [
+        Reason.ATTESTATION_MEASUREMENT_MISMATCH,
+        Reason.EVIDENCE_UNBOUND,
+        Reason.POLICY_UNMET,
+    ]
+
+
+def with_entries(exchange: Exchange, *entries: EvidenceEntry) -> Exchange:
+    """Put other evidence beside the signed statement."""
+    envelope = InferenceReceipt.parse(exchange.receipt).envelope
+    rows = tuple(entry.to_row() for entry in entries)
+    return replace(exchange, receipt=replace(envelope, evidence=rows).encode())
 
 
 def quoted_registers(body: bytes) -> dict[str, frozenset[str]]:
