@@ -385,6 +385,7 @@ def test_every_kind_of_masked_message_is_refused_when_wrong() -> None:
         "sacrifice",
         "offset",
         "rows",
+        "ties",
     }
     for found in kinds.values():
         for number, length in rng.sample(found, min(2, len(found))):

@@ -187,7 +187,7 @@ async def _die(*_arguments, **_options):
     [
         ("receipt = CAST(receipt || x'00' AS BLOB)", "malformed-cbor"),
         (
-            "receipt = CAST(substr(receipt, 1, length(receipt) - 1) || x'00' AS BLOB)",
+            "receipt = CAST(substr(receipt, 1, length(receipt) - 1) || x'ff' AS BLOB)",
             "signature-invalid",
         ),
     ],
