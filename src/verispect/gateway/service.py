@@ -55,6 +55,7 @@ from verispect.gateway.transactions import Transactions
 from verispect.ledger import NewReceipt, ReceiptStore
 from verispect.ledger.coverage_outbox import COVERAGE_FILE
 from verispect.ledger.history import SERVICES_FILE, ServiceRegistry
+from verispect.ledger.measured import MeasuredHistory
 from verispect.ledger.schema import DATABASE_NAME
 from verispect.ledger.transactions import TransactionStore
 from verispect.models.registry import ModelRegistry
@@ -202,6 +203,9 @@ class Service:
                 receipts=state / "receipts" / DATABASE_NAME,
                 trusted=trusted,
                 listeners=() if payments is None else (payments.watch,),
+            ),
+            measured=MeasuredHistory(
+                state / RECEIPTS_FOLDER / DATABASE_NAME, state / PROOFS_DATABASE
             ),
             payments=payments,
             on_start=self._start,

@@ -14,6 +14,7 @@ from verispect.gateway.recording import Recorder
 from verispect.gateway.response_store import ResponseStore
 from verispect.gateway.services import Services
 from verispect.gateway.serving import ModelPool
+from verispect.ledger.measured import MeasuredHistory
 
 if TYPE_CHECKING:
     from verispect.gateway.payment import Payments
@@ -38,6 +39,8 @@ class GatewayState:
     """Answers for `service:NAME`; `None` where this server has none."""
     transactions: Transactions | None = None
     """Keeps transactions of several inferences; `None` where this server takes none."""
+    measured: MeasuredHistory | None = None
+    """What this server's own history says of latency and proofs, for its advice."""
     payments: Payments | None = None
     """Has inferences paid for; `None` where this server asks for no money."""
     on_start: Callable[[], Awaitable[None]] | None = None
