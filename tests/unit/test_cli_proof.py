@@ -240,3 +240,19 @@ def test_weights_whose_values_could_leave_their_range_are_not_registered(
     registry = ["--registry", str(tmp_path / "registry")]
     assert main.main(["models", "add", "--name", "wide", *registry, "--integer", str(folder)]) == 4
     assert "malformed-model" in capsys.readouterr().err
+
+
+def test_a_model_of_the_catalogue_is_imported_by_its_name(tmp_path, capsys) -> None:
+    """The pinned file of an installed package becomes provable; another name is refused."""
+    lines = np.random.default_rng(2).uniform(-1, 1, (2, 3, 48, 192)).astype(np.float32)
+    np.save(tmp_path / "lines.npy", lines)
+    source = ["--calibration", tmp_path / "lines.npy", "--input-shape", "3,48,192"]
+    named = ["import", "--catalogue", "text-direction", *source, "--out", tmp_path / "provable"]
+    assert _proof(*named) == 0
+    assert re.fullmatch("[0-9a-f]{64}", capsys.readouterr().out.splitlines()[-1])
+    unknown = ["import", "--catalogue", "text-directions", *source, "--out", tmp_path / "other"]
+    assert _proof(*unknown) == 4
+    assert "model-not-found" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as caught:
+        _proof("import", tmp_path / "m.onnx", *named[1:])
+    assert caught.value.code == 2

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sqlite3
+from contextlib import closing
+
 import pytest
 
 from verispect.core.encoding import decode
@@ -150,3 +153,32 @@ def test_one_inference_has_one_job(jobs):
     prepare(jobs)
     with pytest.raises(StoreError):
         prepare(jobs)
+
+
+def test_a_queue_of_an_earlier_version_is_refused_and_left_alone(tmp_path):
+    """Its promises cannot be kept in their form: the operator is told, and nothing is written."""
+    database = tmp_path / "proofs.sqlite"
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute(
+            "CREATE TABLE promises (inference_id BLOB PRIMARY KEY, model TEXT, context BLOB,"
+            " rows INTEGER, input BLOB, due_at INTEGER, created_at INTEGER, state TEXT,"
+            " attempts INTEGER, progress REAL, finished_at INTEGER, detail TEXT, entry BLOB)"
+        )
+    with pytest.raises(StoreError) as caught:
+        ProofJobs(database)
+    assert caught.value.reason is Reason.UNSUPPORTED_VERSION
+    assert "proofs.sqlite" in caught.value.message
+    with closing(sqlite3.connect(database)) as connection:
+        tables = connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")
+        assert [name for (name,) in tables] == ["promises"]
+
+
+def test_a_proof_that_nobody_wants_any_more_is_not_kept(jobs, tmp_path):
+    """Cancelled between the last report and the end: neither the job nor the file has it."""
+    prepare(jobs)
+    jobs.take(2)
+    jobs.cancel(FIRST, 3)
+    jobs.finish(MADE, {FIRST: b"integers"}, 4)
+    assert jobs.find(FIRST).state is JobState.CANCELLED
+    with closing(sqlite3.connect(tmp_path / "proofs.sqlite")) as connection:
+        assert connection.execute("SELECT count(*) FROM proofs").fetchone() == (0,)

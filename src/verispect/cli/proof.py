@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 from verispect.cli.files import read_file, to_json, write_file
 from verispect.cli.outcome import EXIT_DONE
-from verispect.core.encoding import DIGEST_BYTES, from_hex
-from verispect.core.errors import Reason, RequestError, VerificationError
+from verispect.core.encoding import DIGEST_BYTES, from_hex, sha256
+from verispect.core.errors import ModelError, Reason, RequestError, VerificationError
 
 if TYPE_CHECKING:
     from verispect.proof.provable import ProvableModel
@@ -49,7 +49,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action.add_argument(
             "--hide-input", action="store_true", help="commit to the input instead of showing it"
         )
-    estimate.add_argument("--batch", type=_positive, default=1, help="requests in one proof")
+    estimate.add_argument("--batch", type=_positive, default=1, help="rows in one proof")
     estimate.add_argument("--json", action="store_true", help="print JSON")
     prove.add_argument("--inputs", type=Path, required=True, help="inputs, batch first (.npy)")
     prove.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
@@ -74,7 +74,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
 
 def _add_import(actions: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     add = actions.add_parser("import", help="make a provable model of an ONNX model")
-    add.add_argument("onnx", type=Path, metavar="ONNX", help="the ONNX file")
+    source = add.add_mutually_exclusive_group(required=True)
+    source.add_argument("onnx", type=Path, nargs="?", metavar="ONNX", help="the ONNX file")
+    source.add_argument("--catalogue", metavar="NAME", help="a known model of an installed package")
     add.add_argument(
         "--calibration", type=Path, required=True, help="sample inputs, batch first (.npy)"
     )
@@ -82,7 +84,7 @@ def _add_import(actions: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add.add_argument("--input-shape", metavar="N,N,…", help="without batch, if the model is open")
     add.add_argument("--output", metavar="NAME", help="the output to prove, if not the first")
     add.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to write")
-    add.add_argument("--batch", type=_positive, default=1, help="requests a proof is mostly for")
+    add.add_argument("--batch", type=_positive, default=1, help="rows a proof is mostly for")
     add.add_argument("--small", action="store_true", help="smaller proofs for a longer commitment")
     add.add_argument(
         "--zero-knowledge",
@@ -118,7 +120,7 @@ def _import(arguments: argparse.Namespace) -> None:
 
     other = arguments.evaluation
     imported = import_onnx(
-        read_file(arguments.onnx, limit=1 << 31),
+        _onnx(arguments),
         calibration=read_array(arguments.calibration),
         evaluation=None if other is None else read_array(other),
         input_shape=_shape(arguments.input_shape),
@@ -152,6 +154,21 @@ def _import(arguments: argparse.Namespace) -> None:
     print(f"{'mode':<16} {code.mode}")
     print(f"OK: wrote {folder}", file=sys.stderr)
     print(model.digest.hex())
+
+
+def _onnx(arguments: argparse.Namespace) -> bytes:
+    """Return the octets to import; of a model of the catalogue no others than the pinned ones."""
+    from verispect.models.catalogue import locate
+
+    if arguments.catalogue is None:
+        return read_file(arguments.onnx, limit=1 << 31)
+    entry, path = locate(arguments.catalogue)
+    data = read_file(path, limit=1 << 31)
+    if sha256(data) != entry.digest:
+        raise ModelError(
+            f"the file of model {entry.name} is not the pinned one", reason=Reason.MODEL_CHANGED
+        )
+    return data
 
 
 def _report(report: Any) -> dict[str, Any]:
@@ -208,7 +225,7 @@ def _estimate(arguments: argparse.Namespace) -> None:
     if arguments.json:
         print(to_json(view))
         return
-    print(f"mode    {view['mode']}, {arguments.batch} in one proof")
+    print(f"mode    {view['mode']}, {arguments.batch} rows in one proof")
     print(f"time    about {view['cpuSeconds']} s of CPU time, once kernels are compiled")
     print(f"memory  about {cost.memory_bytes >> 20} MiB")
     print(f"proof   about {cost.proof_bytes / 1000:.1f} kB")
@@ -224,28 +241,15 @@ def load_prover(folder: Path) -> Prover:
     Raises:
         StoreError: `store-failed`.
         MalformedError: `malformed-model`.
-        ModelError: `model-changed` where the files do not belong together.
+        ModelError: `model-changed` where the files do not belong together, `model-not-found` where
+            a commitment that hides is gone.
     """
-    from verispect.proof.layout import weights_layout
-    from verispect.proof.parameters import Code
     from verispect.proof.provable import MAX_WEIGHTS_BYTES, decode_weights
-    from verispect.proof.prover.prove import commit_model, make_prover
-    from verispect.proof.prover.stored_commitment import StoredBudget, load
-    from verispect.proof.prover.witness import weight_group
+    from verispect.proof.prover import loading
 
     model = _read_model(folder / MODEL_FILE)
     weights = decode_weights(model.graph, read_file(folder / WEIGHTS_FILE, limit=MAX_WEIGHTS_BYTES))
-    code = Code(model.columns, model.rate_bits, model.budget)
-    stored = folder / COMMITMENT_FILE
-    if code.hides or stored.exists():
-        matrix = weight_group(weights_layout(model.graph.weights, model.columns), weights).rows()
-        commitment = load(stored, matrix, code)
-    else:
-        _, commitment = commit_model(
-            model.graph, weights, columns=model.columns, rate_bits=model.rate_bits
-        )
-    count = StoredBudget(stored, model.budget).take if code.hides else None
-    return make_prover(model, weights, commitment, count)
+    return loading.load_prover(model, weights, folder / COMMITMENT_FILE)
 
 
 def _prove(arguments: argparse.Namespace) -> None:
@@ -320,12 +324,16 @@ def _verify(arguments: argparse.Namespace) -> None:
         _compare(model, outputs, read_array(arguments.answer))
     print(f"model     {model.digest.hex()}")
     print(f"mode      {verified.mode}, {verified.security_bits:.1f} bits")
-    print(f"requests  {verified.batch}")
+    print(f"rows      {verified.batch}{_among(verified.requests)}")
     print(f"input     {'hidden' if integers is None else f'shown, {clipped} values clipped'}")
     print(f"proof     {len(data)} bytes, verified in {1000 * seconds:.0f} ms")
     for line in _not_covered(hides=code.hides, compared=arguments.answer is not None):
         print(f"not covered: {line}")
     print("OK: the outputs are those of the committed weights", file=sys.stderr)
+
+
+def _among(requests: int) -> str:
+    return "" if requests == 1 else f", in a proof of {requests} requests"
 
 
 def _output_integers(model: ProvableModel, array: Any) -> Any:

@@ -41,6 +41,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--proof-seconds", type=int, default=600, help="when a promised proof is due"
     )
+    parser.add_argument(
+        "--share-succinct-proofs",
+        action="store_true",
+        help="let requests of different callers share proofs in mode succinct too, which show "
+        "them to each other; in mode zero-knowledge they always share",
+    )
     parser.add_argument("--threads", type=int, help="threads of the language engine")
     parser.add_argument(
         "--attester",
@@ -148,6 +154,7 @@ def run(arguments: argparse.Namespace) -> int:
         attester=arguments.attester,
         log=_log(arguments),
         proof_seconds=arguments.proof_seconds,
+        share_succinct_proofs=arguments.share_succinct_proofs,
         payments=_payments(arguments),
         own_trusted_root=None
         if arguments.own_trusted_root is None

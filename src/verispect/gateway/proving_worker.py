@@ -14,9 +14,8 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from verispect.core.errors import EngineError, Error, ModelError, Reason
 from verispect.evidence.proof import MAX_ROWS
@@ -25,9 +24,6 @@ from verispect.models.integer_model import COMMITMENTS_FOLDER, WEIGHTS_FILE
 from verispect.models.registry import ModelRegistry
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from verispect.proof.provable import ProvableModel
     from verispect.proof.prover.prove import Prover
 
 MOST_REQUESTS: Final = 32
@@ -188,7 +184,7 @@ class ProvingWorker:
         if known is not None:
             return known
         from verispect.proof.provable import ProvableModel, decode_weights
-        from verispect.proof.prover.prove import commit_model, make_prover
+        from verispect.proof.prover.loading import load_prover
 
         with self._registry.open_verified(registered) as files:
             model = ProvableModel.decode(files.main_content)
@@ -197,37 +193,10 @@ class ProvingWorker:
             raise ModelError(
                 f"model {name} is registered with another commitment", reason=Reason.MODEL_CHANGED
             )
-        if model.budget:
-            prover = self._hiding_prover(name, model, weights)
-        else:
-            _, commitment = commit_model(
-                model.graph, weights, columns=model.columns, rate_bits=model.rate_bits
-            )
-            prover = make_prover(model, weights, commitment)
+        prover = load_prover(model, weights, self._commitments / model.digest.hex())
         made = prover, registered.manifest.to_bytes()
         self._provers[registered.model_id] = made
         return made
-
-    def _hiding_prover(
-        self, name: str, model: ProvableModel, weights: Sequence[NDArray[Any]]
-    ) -> Prover:
-        """Return a prover with the stored commitment: its masks cannot be drawn twice."""
-        from verispect.proof.layout import weights_layout
-        from verispect.proof.parameters import Code
-        from verispect.proof.prover.prove import make_prover
-        from verispect.proof.prover.stored_commitment import StoredBudget, load
-        from verispect.proof.prover.witness import weight_group
-
-        # Resolved, because openings are counted beside the file itself, whoever opens it.
-        stored = (self._commitments / model.digest.hex()).resolve()
-        if not stored.exists():
-            raise ModelError(
-                f"model {name} hides its weights, and its commitment is not kept here",
-                reason=Reason.MODEL_NOT_FOUND,
-            )
-        matrix = weight_group(weights_layout(model.graph.weights, model.columns), weights).rows()
-        commitment = load(stored, matrix, Code(model.columns, model.rate_bits, model.budget))
-        return make_prover(model, weights, commitment, StoredBudget(stored, model.budget).take)
 
 
 def _rows_in_bounds(prover: Prover) -> int:

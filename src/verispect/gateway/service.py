@@ -87,6 +87,9 @@ class ServiceConfiguration:
     proof_seconds: int = PROOF_SECONDS
     """When a promised proof is due after its answer."""
 
+    share_succinct_proofs: bool = False
+    """Whether requests share proofs in mode succinct too, which show them to each other."""
+
     log: dict[str, Any] | None = None
     """Of a server that keeps a public log, the fields of its `LogConfiguration`."""
 
@@ -161,6 +164,7 @@ class Service:
                 Path(configuration.registry),
                 state / PROOFS_DATABASE,
                 seconds=configuration.proof_seconds,
+                share_succinct=configuration.share_succinct_proofs,
             )
         self.recorder = Recorder(
             issuer,

@@ -142,7 +142,8 @@ class ProofJobs:
         database: the file.
 
     Raises:
-        StoreError: `store-failed`, `store-locked`.
+        StoreError: `store-failed`, `store-locked`; `unsupported-version` for a file of another
+            version, which is left as it is.
     """
 
     def __init__(self, database: Path) -> None:
@@ -155,6 +156,7 @@ class ProofJobs:
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute("PRAGMA secure_delete = ON")
+            self._refuse_other_version(database.name)
             self._connection.executescript(_SCHEMA)
         except OSError as error:
             raise StoreError(
@@ -162,6 +164,17 @@ class ProofJobs:
             ) from error
         except sqlite3.Error as error:
             raise store_error("open the queue of proofs", error) from error
+
+    def _refuse_other_version(self, name: str) -> None:
+        """Refuse a file whose tables are other ones, before anything is written to it."""
+        found = {row[1] for row in self._connection.execute("PRAGMA table_info(promises)")}
+        if found and found != set(_COLUMNS.split(", ")):
+            self._connection.close()
+            raise StoreError(
+                f"the queue of proofs in {name} is of another version: move it away, and what it"
+                " promised is not proven",
+                reason=Reason.UNSUPPORTED_VERSION,
+            )
 
     def close(self) -> None:
         """Close the file."""
@@ -305,6 +318,13 @@ class ProofJobs:
                 " WHERE inference_id = ? AND state = ?",
                 (*late, number, integers, now, inference_id, JobState.RUNNING),
             )
+        # Nobody may be left who wants it.
+        self._execute(
+            "drop a proof",
+            "DELETE FROM proofs WHERE number = ?"
+            " AND NOT EXISTS (SELECT 1 FROM promises WHERE proof = ?)",
+            (number, number),
+        )
 
     def fail(self, inference_id: bytes, error: Error, now: int, *, final: bool = False) -> None:
         """Queue a job again that failed, or give it up."""

