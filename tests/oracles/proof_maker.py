@@ -140,9 +140,8 @@ class Statement:
             salted("output", self.salt, packed(self.outputs, "q")),
         ]
 
-    @property
-    def pads(self) -> tuple[E, E]:
-        return pad_of(self.salt, 0), pad_of(self.salt, 1)
+    def pads(self, root: bytes) -> tuple[E, E]:
+        return pad_of(self.salt + root, 0), pad_of(self.salt + root, 1)
 
 
 def bounds_of(rows: list[list[Any]]) -> list[int]:
@@ -262,7 +261,11 @@ def make(  # noqa: C901 - one conversation, kept whole as the specification is r
     if statement.masked:
         sent, products, first_tie = count_masks(w, statement, bounds)
         party.masks = [E(*field_elements(rng, 2)) for _ in range(sent)]
-        hiding = [pad for each in requests for pad in each.pads[statement.inputs is None :]]
+        hiding = [
+            pad
+            for each in requests
+            for pad in each.pads(roots["witness"])[statement.inputs is None :]
+        ]
         party.masks[first_tie : first_tie + len(hiding)] = change.pads(hiding)
         party.entries_start = sent
         for _ in range(products):
@@ -279,7 +282,7 @@ def make(  # noqa: C901 - one conversation, kept whole as the specification is r
         roots["masks"] = committed[-1].root
     start(party.transcript, statement, shown_requests, roots)
     known = {i: (each.inputs, each.outputs) for i, each in enumerate(requests)}
-    tied = Tied(bounds, known, {i: each.pads for i, each in enumerate(requests)})
+    tied = Tied(bounds, known, {i: each.pads(roots["witness"]) for i, each in enumerate(requests)})
     point, values, groups = converse(party, w, statement, tied)
     theta = party.challenge("theta")
     weights = row_weights(groups, point, theta, c)
@@ -397,7 +400,7 @@ def judge(statement: Statement, data: bytes) -> None:  # noqa: C901 - as `make`
         party.entries_start, _, _ = count_masks(w, statement, bounds)
     roots = {"witness": proof[6], "masks": proof.get(11), "input": proof.get(12)}
     start(party.transcript, statement, rows, roots)
-    tied = Tied(bounds, {number: (inputs, statement.outputs)}, {number: statement.pads})
+    tied = Tied(bounds, {number: (inputs, statement.outputs)}, {number: statement.pads(proof[6])})
     point, values, groups = converse(party, w, statement, tied)
     theta = party.challenge("theta")
     u = _elements(proof[8])

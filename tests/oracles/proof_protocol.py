@@ -840,6 +840,6 @@ def salted(what: str, salt: bytes, data: bytes) -> bytes:
     return hashlib.sha256(f"verispect-proof-{what}-v1".encode() + salt + data).digest()
 
 
-def pad_of(salt: bytes, side: int) -> E:
-    octets_ = hashlib.sha512(b"verispect-proof-pad-v1" + salt + bytes([side])).digest()
+def pad_of(salt_and_root: bytes, side: int) -> E:
+    octets_ = hashlib.sha512(b"verispect-proof-pad-v1" + salt_and_root + bytes([side])).digest()
     return E(int.from_bytes(octets_[:32], "little") % P, int.from_bytes(octets_[32:], "little") % P)

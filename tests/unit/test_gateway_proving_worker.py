@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import sqlite3
 import struct
+import subprocess
+import sys
 import time
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +17,9 @@ import proof_models
 import pytest
 
 from verispect.core.encoding import decode
+from verispect.core.errors import Reason, VerificationError
 from verispect.core.receipt import EvidenceEntry
+from verispect.gateway import proving_worker
 from verispect.gateway.proving_worker import ProvingWorker
 from verispect.ledger.proof_jobs import JobState, ProofJobs
 from verispect.models.integer_model import register_integer
@@ -49,7 +57,7 @@ class Served:
         )
         self.inputs: dict[int, bytes] = {}
 
-    def promise(self, number: int, *, nan: bool = False) -> None:
+    def promise(self, number: int, *, nan: bool = False, due_at: int = FAR) -> None:
         graph = self.model.graph
         shape = (1, *caller_shape(graph))
         drawn = np.random.default_rng(number).integers(
@@ -66,7 +74,7 @@ class Served:
             salt=bytes([number, 1] * 16),
             rows=1,
             input_octets=octets,
-            due_at=FAR,
+            due_at=due_at,
             now=time.time_ns() // 1_000_000,
         )
         self.jobs.release(bytes([number] * 16))
@@ -122,3 +130,152 @@ def test_one_that_cannot_be_proven_fails_no_other(tmp_path: Path) -> None:
     job = served.jobs.find(bytes([1] * 16))
     assert job is not None
     assert job.state is JobState.FAILED
+
+
+def _state(served: Served, number: int) -> JobState:
+    job = served.jobs.find(bytes([number] * 16))
+    assert job is not None
+    return job.state
+
+
+def _proofs(place: Path) -> int:
+    with closing(sqlite3.connect(place / "proofs.sqlite")) as connection:
+        (count,) = connection.execute("SELECT count(*) FROM proofs").fetchone()
+    return int(count)
+
+
+def _halfway(served: Served, monkeypatch: pytest.MonkeyPatch, do: Callable[[], None]) -> None:
+    """Do something once, when a proof is half made."""
+    report, done = served.jobs.report, []
+
+    def reporting(inference_id: bytes, progress: float) -> bool:
+        if progress >= 0.5 and not done:
+            done.append(True)
+            do()
+        return report(inference_id, progress)
+
+    monkeypatch.setattr(served.jobs, "report", reporting)
+
+
+def test_who_cancels_in_the_middle_gets_none_and_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others' proof goes on; what was cancelled stays so."""
+    served = Served(tmp_path, budget=2)
+    for number in range(3):
+        served.promise(number)
+    _halfway(served, monkeypatch, lambda: served.jobs.cancel(bytes([1] * 16), 1) or None)
+    assert served.worker.run_one()
+    assert [served.verified(number) for number in (0, 2)] == [3, 3]
+    assert _state(served, 1) is JobState.CANCELLED
+    assert not served.worker.run_one()
+
+
+def test_a_proof_that_all_gave_up_is_not_finished(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last one to cancel stops it, and nothing is kept."""
+    served = Served(tmp_path, budget=2)
+    served.promise(0)
+    served.promise(1)
+
+    def cancel() -> None:
+        for number in range(2):
+            served.jobs.cancel(bytes([number] * 16), 1)
+
+    _halfway(served, monkeypatch, cancel)
+    assert served.worker.run_one()
+    assert {_state(served, number) for number in range(2)} == {JobState.CANCELLED}
+    assert _proofs(tmp_path) == 0
+
+
+def test_a_deadline_that_passes_in_the_middle_is_one_jobs_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Late is who was promised it earlier; the others have their proof in time."""
+    served = Served(tmp_path, budget=2)
+    soon = time.time_ns() // 1_000_000 + 60_000
+    served.promise(0, due_at=soon)
+    served.promise(1)
+    _halfway(
+        served,
+        monkeypatch,
+        lambda: monkeypatch.setattr(proving_worker, "_now", lambda: soon + 1),
+    )
+    assert served.worker.run_one()
+    assert _state(served, 0) is JobState.LATE
+    assert served.verified(1) == 2
+
+
+_DIES_HALFWAY = """
+import os, signal, sys
+from pathlib import Path
+from verispect.gateway.proving_worker import ProvingWorker
+from verispect.ledger.proof_jobs import ProofJobs
+from verispect.models.registry import ModelRegistry
+
+class Dying(ProofJobs):
+    def report(self, inference_id, progress):
+        alive = super().report(inference_id, progress)
+        if progress >= 0.5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return alive
+
+place = Path(sys.argv[1])
+worker = ProvingWorker(
+    ModelRegistry(place / "registry"), Dying(place / "proofs.sqlite"),
+    commitments=place / "commitments",
+)
+worker.run_one()
+"""
+
+
+def test_a_process_that_dies_in_a_shared_proof_loses_none_of_its_jobs(tmp_path: Path) -> None:
+    """Each is proven afterwards, alone: what took a process down takes no company along."""
+    served = Served(tmp_path, budget=8)
+    for number in range(3):
+        served.promise(number)
+    died = subprocess.run([sys.executable, "-c", _DIES_HALFWAY, str(tmp_path)], check=False)
+    assert died.returncode == -signal.SIGKILL
+    assert {_state(served, number) for number in range(3)} == {JobState.RUNNING}
+    served.jobs.recover(lambda _inference: True)
+    while served.worker.run_one():
+        pass
+    assert [served.verified(number) for number in range(3)] == [1, 1, 1]
+    used = (tmp_path / "commitments" / f"{served.model.digest.hex()}.openings").stat().st_size
+    assert used == 4  # The one that died with the process counts: its octets may be anywhere.
+
+
+def test_a_neighbours_integers_or_proof_are_not_ones_own(tmp_path: Path) -> None:
+    """The proof is the same octets for both; the salt and the context of one open no other's."""
+    served = Served(tmp_path, budget=2)
+    served.promise(0)
+    served.promise(1)
+    assert served.worker.run_one()
+    bodies = []
+    for number in range(2):
+        job = served.jobs.find(bytes([number] * 16))
+        assert job is not None
+        entry = EvidenceEntry.from_row(decode(job.entry, limit=1 << 24))
+        bodies.append(decode(entry.body, limit=1 << 24))
+    assert bodies[0]["proof"] == bodies[1]["proof"]
+    assert _proofs(tmp_path) == 1
+    graph = served.model.graph
+    own = {
+        "model": served.model,
+        "mode": Mode.ZERO_KNOWLEDGE,
+        "context": bytes([0] * 32),
+        "salt": bytes([0, 1] * 16),
+        "inputs": input_integers(graph, served.inputs[0], 1).integers,
+        "outputs": output_integers(graph, bodies[0]["outputs"], 1),
+    }
+    verify_proof(bodies[0]["proof"], **own)
+    for change, reason in (
+        ({"outputs": output_integers(graph, bodies[1]["outputs"], 1)}, Reason.PROOF_WRONG_OUTPUT),
+        ({"inputs": input_integers(graph, served.inputs[1], 1).integers}, Reason.PROOF_WRONG_INPUT),
+        ({"salt": bytes([1, 1] * 16)}, Reason.PROOF_WRONG_CONTEXT),
+        ({"context": bytes([1] * 32)}, Reason.PROOF_WRONG_CONTEXT),
+    ):
+        with pytest.raises(VerificationError) as caught:
+            verify_proof(bodies[0]["proof"], **{**own, **change})
+        assert caught.value.reason is reason

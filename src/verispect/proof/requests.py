@@ -78,15 +78,21 @@ def output_digest(salt: bytes, integers: bytes) -> bytes:
     return _salted(_OUTPUT, salt, integers)
 
 
-def pads(salt: bytes) -> tuple[Element, Element]:
-    """Return what hides the ties of a request's input and output from the other requests."""
-    first, second = (_pad(salt, side) for side in range(2))
+def pads(salt: bytes, witness_root: bytes) -> tuple[Element, Element]:
+    """Return what hides the ties of a request's input and output from the other requests.
+
+    Args:
+        salt: of the request.
+        witness_root: of the proof, so that no two proofs of a request have the same pads: who saw
+            both could take them off.
+    """
+    first, second = (_pad(salt, witness_root, side) for side in range(2))
     return first, second
 
 
-def _pad(salt: bytes, side: int) -> Element:
+def _pad(salt: bytes, witness_root: bytes, side: int) -> Element:
     _check(salt)
-    octets = hashlib.sha512(_PAD + salt + bytes([side])).digest()
+    octets = hashlib.sha512(_PAD + salt + witness_root + bytes([side])).digest()
     a, b = (int.from_bytes(octets[i : i + 32], "little") % MODULUS for i in (0, 32))
     return Element(a, b)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -106,7 +106,12 @@ class Commitment:
 
 
 def commit(
-    matrix: Matrix, code: Code, *, tails: Array | None = None, kept_bytes: int = KEPT_BYTES
+    matrix: Matrix,
+    code: Code,
+    *,
+    tails: Array | None = None,
+    kept_bytes: int = KEPT_BYTES,
+    randomness: Callable[[int], bytes] = secrets.token_bytes,
 ) -> Commitment:
     """Commit to a matrix.
 
@@ -114,6 +119,7 @@ def commit(
         matrix: `(rows, 2^c)`, signed integers of any width or canonical elements.
         code: its parameters; where they hide, the leaves are salted.
         tails: the coefficients of degrees `2^c ..` of every row; required where `code` hides.
+        randomness: of the leaves' salts.
         kept_bytes: code words up to this size are kept for opening.
     """
     rows = len(matrix)
@@ -122,7 +128,7 @@ def commit(
     if (tails is not None) != code.hides:
         raise ValueError("masking coefficients belong to a hiding commitment, and to no other")
     masks = tails if tails is not None else np.empty((rows, 0), dtype=np.uint64)
-    salts = secrets.token_bytes(code.length * SALT_BYTES) if code.hides else b""
+    salts = randomness(code.length * SALT_BYTES) if code.hides else b""
     if code.length * rows * field.BASE_BYTES <= kept_bytes:
         words = ntt.encode(_coefficients(matrix, masks), code.log_length)
         return Commitment(code, matrix, masks, tree(_leaves(words, salts)), salts, words)

@@ -113,7 +113,7 @@ def commit_model(
         columns: `c`; a matrix has `2^c` columns.
         rate_bits: of the code.
         masking_budget: how often the weights may be opened hiding; 0 for mode succinct.
-        randomness: of the masking coefficients.
+        randomness: of the masking coefficients and the salts.
 
     Raises:
         MalformedError: `malformed-model` for parameters out of range.
@@ -124,7 +124,9 @@ def commit_model(
     tails = None
     if code.hides:
         tails = random_elements(randomness, len(matrix), code.degree_bound - code.columns)
-    commitment = commit(matrix, code, tails=tails, kept_bytes=KEPT_WEIGHTS_BYTES)
+    commitment = commit(
+        matrix, code, tails=tails, kept_bytes=KEPT_WEIGHTS_BYTES, randomness=randomness
+    )
     return ProvableModel(graph, columns, rate_bits, commitment.root, masking_budget), commitment
 
 
@@ -167,7 +169,7 @@ def prove(
         salt: of the request's digests; zero where nobody is to be kept from guessing it.
         hidden_input: whether the input is committed to instead of public; zero-knowledge only.
         progress: told of every step; what it raises ends the work.
-        randomness: of the masks.
+        randomness: of the masks and the salts.
 
     Raises:
         RequestError: `invalid-request` for another mode, context or input.
@@ -204,7 +206,7 @@ def prove_requests(
         mode: what the callers asked for; it must be the commitment's.
         hidden_input: whether the input is committed to instead of public; of one request only.
         progress: told of every step; what it raises ends the work.
-        randomness: of the masks.
+        randomness: of the masks and the salts.
 
     Raises:
         RequestError: `invalid-request` for another mode, context, salt, number or input.
@@ -276,12 +278,13 @@ class _Work:
     def proof(self, tell: Progress, started: float) -> Proof:
         """Make the proof."""
         tell("commit", 0.1)
-        hiding = [pad for salt in self.salts for pad in pads(salt)[self.hidden_input :]]
-        drawn = masks.draw(self.shape, self.randomness, hiding) if self.code.hides else None
         commitments = [self.prover.commitment]
         commitments += [self._commit(group) for group in self.witness.groups[1:]]
+        drawn = self._masks(commitments[-1].root)
         if drawn is not None:
-            commitments.append(commit(drawn.matrix, self.code, tails=drawn.tails))
+            commitments.append(
+                commit(drawn.matrix, self.code, tails=drawn.tails, randomness=self.randomness)
+            )
         channel = self._start(commitments, drawn)
         tell("lookups", 0.3)
         claims = lookups(channel, self.witness)
@@ -326,6 +329,13 @@ class _Work:
             },
         )
 
+    def _masks(self, witness_root: bytes) -> Masks | None:
+        if not self.code.hides:
+            return None
+        both = [pads(salt, witness_root) for salt in self.salts]
+        hiding = [pad for pair in both for pad in pair[self.hidden_input :]]
+        return masks.draw(self.shape, self.randomness, hiding)
+
     def _witness_root(self, commitments: list[Commitment]) -> bytes:
         return commitments[len(self.witness.groups) - 1].root
 
@@ -334,7 +344,7 @@ class _Work:
         tails = None
         if self.code.hides:
             tails = random_elements(self.randomness, len(matrix), HIDING_QUERIES)
-        return commit(matrix, self.code, tails=tails)
+        return commit(matrix, self.code, tails=tails, randomness=self.randomness)
 
     def _start(self, commitments: list[Commitment], drawn: Masks | None) -> Channel:
         """Absorb what the proof is about (section 5)."""

@@ -7,7 +7,7 @@ can be one element of the field, so a proof alone would not tell them apart.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -118,10 +118,9 @@ class Statement:
         """The salted digest of the outputs' integers."""
         return output_digest(self.salt, self.outputs.tobytes())
 
-    @property
-    def pads(self) -> tuple[Element, Element]:
-        """What the ties of input and output are sent under, in mode zero-knowledge."""
-        return pads(self.salt)
+    def pads(self, proof: Proof) -> tuple[Element, Element]:
+        """Return what the ties of input and output are sent under, in mode zero-knowledge."""
+        return pads(self.salt, proof.witness_root)
 
     def tie(self, integers: Integers, first: int, points: Sequence[Point]) -> Element:
         """Return what the inputs or outputs are worth as rows from `first` on (section 8)."""
@@ -160,7 +159,7 @@ class Statement:
         bounds = first_rows(proof.requests)
         if _padded_size(self.model.graph, bounds[-1]) > MAX_PADDED:
             raise _refuse("the number of rows is out of range", Reason.PROOF_WRONG_BATCH)
-        return Place(number, tuple(bounds))
+        return Place(number, tuple(bounds), self.pads(proof))
 
     def absorb(self, transcript: Transcript, proof: Proof) -> None:
         """Begin the transcript (section 5): with what is known here, and the proof's roots."""
@@ -179,6 +178,8 @@ class Place:
     number: int
     bounds: tuple[int, ...]
     """Where the rows of every request begin, and the end of the last."""
+    pads: tuple[Element, Element] = field(repr=False)
+    """What the request's ties are sent under, in mode zero-knowledge."""
 
     @property
     def batch(self) -> int:

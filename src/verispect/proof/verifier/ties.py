@@ -50,7 +50,7 @@ def check_ties(
     for tensor, integers, pad in zip(
         (0, views.graph.output.tensor),
         (statement.inputs, statement.outputs),
-        statement.pads,
+        place.pads,
         strict=True,
     ):
         if integers is not None:
