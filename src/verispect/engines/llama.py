@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
 from typing import Any, Final
 
 from verispect.core.encoding import Digest
 from verispect.core.errors import EngineError, Reason, RequestError
 from verispect.engines.chat_template import ChatTemplate, Segment
+from verispect.engines.forced import TokenScores
 from verispect.engines.interface import (
     ChatInput,
     Delta,
@@ -29,8 +29,9 @@ from verispect.engines.interface import (
     TokenLogprob,
 )
 from verispect.engines.llama_answers import call_context, read_delta, read_logprob
+from verispect.engines.llama_forced import force_answer, sampling_frame
+from verispect.engines.llama_options import LlamaOptions as LlamaOptions
 from verispect.engines.llama_parameters import (
-    CONSTANT_CHAIN,
     MAX_TOP_LOGPROBS,
     resolve_sampling,
 )
@@ -40,27 +41,6 @@ from verispect.engines.tool_calls import ToolCallReader, build_grammar, read_too
 
 MAX_SCORED_TOKENS: Final = 512
 MAX_EMBEDDING_INPUTS: Final = 256
-
-
-@dataclass(frozen=True, slots=True)
-class LlamaOptions:
-    """How a lane runs; every field that can change output is in the engine identity."""
-
-    lane: Lane = Lane.DETERMINISTIC
-    context_tokens: int = 2048
-    """Prompt and answer together, of one request."""
-    batch_tokens: int = 256
-    """Logical and physical batch size; pinned, because some quantisations change bits with it."""
-    threads: int = max(1, (os.cpu_count() or 2) - 1)
-    parallel: int = 4
-    """Requests computed together; always 1 in the deterministic lane."""
-    queue_limit: int = 64
-    """Requests that may wait beside those computed."""
-
-    @property
-    def sequences(self) -> int:
-        """Requests computed together in this lane."""
-        return 1 if self.lane is Lane.DETERMINISTIC else self.parallel
 
 
 class LlamaModel:
@@ -86,7 +66,7 @@ class LlamaModel:
             version=description["version"],
             library_digest=Digest(bytes.fromhex(description["library_digest"])),
             kernel_class=description["kernel_class"],
-            settings=_settings(options, self._context_tokens),
+            settings=options.settings(self._context_tokens),
         )
 
     @classmethod
@@ -264,11 +244,7 @@ class LlamaModel:
         frame = {
             "op": "generate",
             "prompt": tokens,
-            "sampling": {
-                **sampling.to_content(),
-                "logit_bias": sorted(sampling.logit_bias.items()),
-                "stop": list(sampling.stop),
-            },
+            "sampling": sampling_frame(sampling),
             "grammar": prepared.record["grammar"],
         }
         reader = ToolCallReader(
@@ -325,6 +301,39 @@ class LlamaModel:
             self._active -= 1
         return entries
 
+    async def tokenize_answer(self, text: str) -> list[int]:
+        """Return the tokens of an answer's text; see `engines.forced`."""
+        answer = await self._worker.call(
+            {"op": "tokenize", "segments": [(text, False)], "begin": False, "grammar": None}
+        )
+        return list(answer["tokens"])
+
+    async def token_pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        """Return the bytes that tokens put into an answer's text; see `engines.forced`."""
+        answer = await self._worker.call({"op": "pieces", "tokens": list(tokens)})
+        return [bytes.fromhex(each) for each in answer["pieces"]]
+
+    async def force(
+        self,
+        prompt: Sequence[int],
+        answer: Sequence[int],
+        *,
+        sampling: Sampling | None = None,
+        grammar: str | None = None,
+    ) -> TokenScores:
+        """Score an answer in one pass; see `engines.forced`."""
+        await self._prepare_prompt([*prompt])
+        if not all(type(each) is int and 0 <= each < self._vocabulary_size for each in answer):
+            raise RequestError("a token id is not in the vocabulary", parameter="answer")
+        room = self._context_tokens - len(prompt)
+        self._enter()
+        try:
+            return await force_answer(
+                self._worker, prompt, answer, room=room, sampling=sampling, grammar=grammar
+            )
+        finally:
+            self._active -= 1
+
     async def embed(
         self, inputs: Sequence[str | Sequence[int]]
     ) -> tuple[Sequence[Sequence[float]], int]:
@@ -363,22 +372,3 @@ class LlamaModel:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-
-
-def _settings(options: LlamaOptions, context_tokens: int) -> dict[str, Any]:
-    return {
-        "lane": options.lane.value,
-        "context_tokens": context_tokens,
-        "batch_tokens": options.batch_tokens,
-        "micro_batch_tokens": options.batch_tokens,
-        "sequences": options.sequences,
-        "continuous_batching": options.sequences > 1,
-        "prompt_cache": options.lane is Lane.THROUGHPUT,
-        "threads": options.threads,
-        "flash_attention": True,
-        "kv_type": "f16",
-        "weight_repacking": True,
-        "gpu_layers": 0,
-        "embedding_pooling": "mean",
-        **CONSTANT_CHAIN,
-    }

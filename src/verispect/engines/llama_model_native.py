@@ -55,6 +55,7 @@ class NativeModel:
         )
         self._embedding_context: int | None = None
         self._pieces: dict[tuple[int, bool], bytes] = {}
+        self._ending_tokens: tuple[int, ...] | None = None
 
     def _new_context(self, *, tokens: int, batch: int, sequences: int, pooling: int) -> int:
         pooled = pooling != native.POOLING_NONE
@@ -101,6 +102,13 @@ class NativeModel:
     def ends_generation(self, token: int) -> bool:
         """Whether the token ends a generation."""
         return bool(self.library.llama_vocab_is_eog(self.vocabulary, token))
+
+    @property
+    def ending_tokens(self) -> tuple[int, ...]:
+        """Every token that ends a generation."""
+        if self._ending_tokens is None:
+            self._ending_tokens = tuple(filter(self.ends_generation, range(self.vocabulary_size)))
+        return self._ending_tokens
 
     def piece(self, token: int, *, special: bool = False) -> bytes:
         """Return the exact bytes of a token; a control token's only where `special`."""

@@ -16,7 +16,7 @@ This module refuses to run in the gateway's process: only `llama_worker` imports
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
@@ -123,13 +123,27 @@ class Chooser:
 
     def choose(self, logits: np.ndarray[Any, Any]) -> int:
         """Draw the next token and remember it."""
+        token = self._take(logits)
+        self._remember(token)
+        return token
+
+    def follow(self, logits: np.ndarray[Any, Any], token: int | None) -> int:
+        """Draw as `choose` does, and remember `token` instead; `None` remembers nothing."""
+        chosen = self._take(logits)
+        if token is not None:
+            self._remember(token)
+        return chosen
+
+    def _take(self, logits: np.ndarray[Any, Any]) -> int:
         token = self._draw(logits, constrained=False)
         if self._grammar and not self._allowed(self._grammar, token, float(logits[token])):
             token = self._draw(logits, constrained=True)
+        return token
+
+    def _remember(self, token: int) -> None:
         self._library.llama_sampler_accept(self._chain, token)
         if self._grammar:
             self._grammar.accept(token)
-        return token
 
     def _draw(self, logits: np.ndarray[Any, Any], *, constrained: bool) -> int:
         candidates = self._candidates
@@ -177,3 +191,17 @@ def log_probabilities(
         order = sorted(likely.tolist(), key=lambda index: (-values[index], index))[:count]
         best = [(index, round(float(values[index]), LOGPROB_DECIMALS)) for index in order]
     return round(float(values[token]), LOGPROB_DECIMALS), best
+
+
+def standing(logits: np.ndarray[Any, Any], tokens: Sequence[int]) -> tuple[float, int, float]:
+    """Return log-probability and rank of the likeliest of `tokens`, and the best token's.
+
+    Natural logarithms of the model's own distribution, as in `log_probabilities`. The rank counts
+    the tokens that are strictly more likely, from 1.
+    """
+    values = logits.astype(np.float64)
+    best = float(values.max())
+    total = best + float(np.log(np.exp(values - best).sum()))
+    own = max((float(values[token]) for token in tokens), default=float(values.min()))
+    rank = int((values > own).sum()) + 1
+    return round(own - total, LOGPROB_DECIMALS), rank, round(best - total, LOGPROB_DECIMALS)

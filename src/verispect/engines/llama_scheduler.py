@@ -20,7 +20,12 @@ from typing import Any, Final
 import numpy as np
 
 from verispect.engines import llama_native as native
-from verispect.engines.llama_sampling import Chooser, GrammarError, log_probabilities
+from verispect.engines.llama_sampling import (
+    Chooser,
+    GrammarError,
+    log_probabilities,
+    standing,
+)
 from verispect.engines.llama_text import Piece, TextAssembler
 
 SCORE_BATCH: Final = 32
@@ -31,19 +36,30 @@ Emit = Callable[[dict[str, Any]], None]
 
 @dataclass(slots=True)
 class Job:
-    """One generation (`chooser` given) or scoring (`chooser` is `None`)."""
+    """One generation (`chooser` given), scoring, or forcing (`forced_from` given)."""
 
     identifier: int
     prompt: list[int]
     maximum_tokens: int = 0
     top_logprobs: int | None = None
     chooser: Chooser | None = None
+    forced_from: int | None = None
+    """Where in `prompt` the answer begins that is shown to the model."""
+    beside: Chooser | None = None
+    """The sampler that runs beside a forced answer."""
     assembler: TextAssembler = field(default_factory=TextAssembler)
     sequence: int = -1
     done: int = 0
     """Prompt and generated tokens that are in the cache."""
     generated: list[int] = field(default_factory=list)
     finished: bool = False
+
+    @property
+    def scored_from(self) -> int:
+        """The first position whose logits are wanted; the last one's always are."""
+        if self.chooser is not None:
+            return len(self.prompt) - 1
+        return 0 if self.forced_from is None else self.forced_from - 1
 
     @property
     def prefilled(self) -> bool:
@@ -154,11 +170,11 @@ class Scheduler:
             room = self._batch_tokens - len(rows)
             if job.prefilled or room <= 0:
                 continue
-            scoring = job.chooser is None
-            end = min(len(job.prompt), job.done + (min(room, SCORE_BATCH) if scoring else room))
+            end = min(
+                len(job.prompt), job.done + room, max(job.done, job.scored_from) + SCORE_BATCH
+            )
             rows.extend(
-                (job, job.prompt[at], at, scoring or at == len(job.prompt) - 1)
-                for at in range(job.done, end)
+                (job, job.prompt[at], at, at >= job.scored_from) for at in range(job.done, end)
             )
         return rows
 
@@ -193,10 +209,12 @@ class Scheduler:
     def _use_logits(self, job: Job, index: int, position: int) -> None:
         pointer = self._library.llama_get_logits_ith(self._model.context, index)
         logits = np.ctypeslib.as_array(pointer, (self._model.vocabulary_size,))
-        if job.chooser is None:
-            self._score(job, logits, position)
-        else:
+        if job.chooser is not None:
             self._generate(job, job.chooser, logits)
+        elif job.forced_from is not None:
+            self._force(job, logits, position)
+        else:
+            self._score(job, logits, position)
 
     def _score(self, job: Job, logits: np.ndarray[Any, Any], position: int) -> None:
         if position + 1 < len(job.prompt):
@@ -205,6 +223,24 @@ class Scheduler:
             return
         job.finished = True
         self._emit({"id": job.identifier, "finish": "scored"})
+
+    def _force(self, job: Job, logits: np.ndarray[Any, Any], position: int) -> None:
+        last = position + 1 == len(job.prompt)
+        token = None if last else job.prompt[position + 1]
+        try:
+            chosen = None if job.beside is None else job.beside.follow(logits, token)
+        except GrammarError:
+            job.finished = True
+            self._emit({"id": job.identifier, "error": "grammar"})
+            return
+        if token is not None:
+            row = [*standing(logits, [token]), chosen]
+            self._emit({"id": job.identifier, "forced": row})
+            return
+        ends = None if chosen is None else self._model.ends_generation(chosen)
+        row = [*standing(logits, self._model.ending_tokens), ends]
+        job.finished = True
+        self._emit({"id": job.identifier, "finish": "forced", "ending": row})
 
     def _generate(self, job: Job, chooser: Chooser, logits: np.ndarray[Any, Any]) -> None:
         try:
@@ -259,5 +295,6 @@ class Scheduler:
             self._running.remove(job)
         else:
             self._waiting.remove(job)
-        if job.chooser is not None:
-            job.chooser.close()
+        for chooser in (job.chooser, job.beside):
+            if chooser is not None:
+                chooser.close()

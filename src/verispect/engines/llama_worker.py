@@ -17,9 +17,12 @@ import queue
 import struct
 import sys
 import threading
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from verispect.core.errors import Error, ModelError, Reason
+
+if TYPE_CHECKING:
+    from verispect.engines.llama_sampling import Chooser
 
 MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
 
@@ -94,23 +97,34 @@ class Worker:
             self._generate(frame)
         elif operation == "score":
             self._score(frame)
+        elif operation == "force":
+            self._force(frame)
         elif operation == "tokenize":
             self._tokenize(frame)
+        elif operation == "pieces":
+            pieces = [self._model.piece(token).hex() for token in frame["tokens"]]
+            self._emit({"id": identifier, "pieces": pieces})
         elif operation == "embed":
             self._emit({"id": identifier, "vector": self._model.embed(frame["tokens"])})
 
-    def _generate(self, frame: dict[str, Any]) -> None:
+    def _chooser(self, frame: dict[str, Any]) -> Chooser | None:
+        """Return the sampler of a request; `None` where its grammar was refused, and said so."""
         from verispect.engines.llama_sampling import Chooser, GrammarError
-        from verispect.engines.llama_scheduler import Job
-        from verispect.engines.llama_text import TextAssembler
 
         settings = {**frame["sampling"], "penalty_window": self._model.context_tokens}
         try:
-            chooser = Chooser(
-                self._model.library, self._model.vocabulary, settings, frame["grammar"]
-            )
+            return Chooser(self._model.library, self._model.vocabulary, settings, frame["grammar"])
         except GrammarError:
             self._emit({"id": frame["id"], "error": "grammar"})
+            return None
+
+    def _generate(self, frame: dict[str, Any]) -> None:
+        from verispect.engines.llama_scheduler import Job
+        from verispect.engines.llama_text import TextAssembler
+
+        settings = frame["sampling"]
+        chooser = self._chooser(frame)
+        if chooser is None:
             return
         self._scheduler.add(
             Job(
@@ -131,6 +145,21 @@ class Worker:
                 identifier=frame["id"],
                 prompt=frame["prompt"],
                 top_logprobs=frame["top_logprobs"],
+            )
+        )
+
+    def _force(self, frame: dict[str, Any]) -> None:
+        from verispect.engines.llama_scheduler import Job
+
+        beside = None if frame["sampling"] is None else self._chooser(frame)
+        if frame["sampling"] is not None and beside is None:
+            return
+        self._scheduler.add(
+            Job(
+                identifier=frame["id"],
+                prompt=frame["prompt"],
+                forced_from=frame["first"],
+                beside=beside,
             )
         )
 
