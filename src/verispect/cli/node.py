@@ -125,12 +125,17 @@ async def _once(node: VerificationNode) -> int:
                     "judged": judged,
                     "undelivered": node.state.undelivered(),
                     "forks": len(node.state.forks()),
+                    "contradicted": len(table.contradicted),
                     "statusDigest": table.digest().hex(),
                 }
             )
         )
         if node.state.forks():
             print(f"FAIL: {plain(node.mirror.log.origin)} forked (log-forked)", file=sys.stderr)
+            return EXIT_REFUSED
+        if table.contradicted:
+            reason = table.contradicted[0].reason
+            print(f"FAIL: a transaction was given two ends ({reason})", file=sys.stderr)
             return EXIT_REFUSED
         return EXIT_DONE
     finally:

@@ -37,10 +37,11 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.subject == "log":
         print(to_json(_view(table)))
         failed = [row for row in table.receipts if row.state is State.FAILED]
-        if failed or table.forks or table.withheld or table.reused:
+        if failed or table.forks or table.withheld or table.reused or table.contradicted:
             print(
                 f"FAIL: {len(failed)} receipts FAILED, {len(table.withheld)} gaps,"
-                f" {len(table.forks)} forks",
+                f" {len(table.forks)} forks,"
+                f" {len(table.contradicted)} transactions with two ends",
                 file=sys.stderr,
             )
             return EXIT_REFUSED
@@ -123,4 +124,13 @@ def _view(table: StatusTable) -> dict[str, Any]:
             {"issuerKey": each.issuer_key.hex(), "sequence": each.sequence} for each in table.reused
         ],
         "forks": list(table.forks),
+        "contradicted": [
+            {
+                "issuerKey": each.issuer_key.hex(),
+                "transaction": each.transaction_id.hex(),
+                "leaves": list(each.leaves),
+                "reason": each.reason.value,
+            }
+            for each in table.contradicted
+        ],
     }

@@ -50,6 +50,9 @@ REQUIRED_HEADER: Final = "payment-required"
 SHOWN_TOKENS: Final = 1000
 """Of input and of output, in the price that a request without a body is shown."""
 
+CUT_SECONDS: Final = 120
+"""Before the deadline of its payment, when a stream is cut; longer than one chunk may take."""
+
 _THREADS: Final = 8
 _OWED: Final = frozenset({State.CAPTURING, State.PENDING})
 _Result = TypeVar("_Result")
@@ -157,6 +160,7 @@ class Payments:
                     response.body,
                     settle=partial(self._settle, state, ticket),
                     release=partial(self._release, ticket),
+                    is_over=partial(self._is_over, ticket.payment),
                 )
                 return response
             if response.status != 200 or not ticket.is_issued:
@@ -315,6 +319,10 @@ class Payments:
             )
         return stored.response(header)
 
+    def _is_over(self, payment: Payment) -> bool:
+        """Tell whether a stream has to end so that it is settled before its payment is overdue."""
+        return self._now() >= payment.deadline - CUT_SECONDS
+
     # -- After it ran -------------------------------------------------------------------------
 
     async def _whole(
@@ -375,7 +383,7 @@ class Payments:
         try:
             await self.do(self.watch.give_up, payment_id)
         except Error as error:
-            error_member(error)  # The watch gives it up after its deadline.
+            error_member(error)  # The watch gives it up some time after its deadline.
         finally:
             self._end(payment_id)
 

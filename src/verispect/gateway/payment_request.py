@@ -28,6 +28,9 @@ IDEMPOTENCY_HEADER: Final = "idempotency-key"
 UNCHARGED_REASONS: Final = frozenset({"error", "interrupted"})
 """An answer that the server cut costs nothing."""
 
+STREAM_SECONDS: Final = 3600
+"""How much longer than a whole answer a stream may take: its reader sets the pace too."""
+
 _MAX_HOST_CHARACTERS: Final = 255
 _BLIND_BYTES: Final = 32
 
@@ -99,6 +102,8 @@ class PaidRequest:
         if quote.ceiling == 0:
             return
         seconds = purchase.assurance_seconds
+        if purchase.streamed:
+            seconds += STREAM_SECONDS
         if self.request.transaction is not None:
             seconds += self.request.transaction.seconds
         self.demand = Demand(

@@ -36,6 +36,7 @@ async def paid_stream(
     *,
     settle: Settle,
     release: Callable[[], Awaitable[None]],
+    is_over: Callable[[], bool],
 ) -> AsyncIterator[bytes]:
     """Yield a stream, and before its last event what became of its payment.
 
@@ -47,11 +48,15 @@ async def paid_stream(
         body: what it was before this is put in its place.
         settle: keeps an answer and charges for it.
         release: gives the payment up, where it was not settled.
+        is_over: whether the payment will soon be overdue. The stream is then cut: whoever reads
+            slowly pays for what he read.
     """
     sent: list[bytes] = []
     try:
         async for chunk in body:
             if not ticket.is_issued:
+                if is_over():
+                    return
                 sent.append(chunk)
                 yield chunk
                 continue

@@ -27,6 +27,7 @@ from verispect.core.transaction import PartOutcome
 from verispect.gateway.errors import error_member
 from verispect.gateway.payment_answer import StoredAnswer
 from verispect.gateway.payment_request import UNCHARGED_REASONS
+from verispect.gateway.transaction_bundle import bundle_of
 from verispect.gateway.transaction_parts import PartRecord, judge, own_trusted_root
 from verispect.payments.authorisation import Scheme
 from verispect.payments.machine import PaymentMachine
@@ -42,6 +43,8 @@ SLOWEST_LOOK_SECONDS: Final = 10.0
 RETRY_SECONDS: Final = 15.0
 """Between two times that a transfer is asked for whose end is not known."""
 RETENTION_SECONDS: Final = 86_400
+OVERDUE_SECONDS: Final = 600
+"""After its deadline, until a payment is given up that nothing became of."""
 
 _OWED: Final = frozenset({State.CAPTURING, State.PENDING})
 _ENDED_BY_CALLER: Final = frozenset(
@@ -147,7 +150,9 @@ class PaymentWatch:
     async def judge(self, state: GatewayState, stored: StoredAnswer) -> Met:
         """Decide whether the assurance of an answer is there, by this operator's own appraisal."""
         if stored.in_transaction:
-            return Met.LATER
+            met = await self._by_its_whole(state, stored)
+            if met is not None:
+                return met
         policy = AssurancePolicy.from_toml(stored.policy)
         if policy.digest() == _SIGNED_DIGEST:
             return Met.NOW  # The receipt is on disk, and its signature is this server's own.
@@ -162,6 +167,27 @@ class PaymentWatch:
         if judgement.outcome is PartOutcome.MET:
             return Met.NOW
         return Met.LATER if judgement.outcome is PartOutcome.PENDING else Met.NEVER
+
+    async def _by_its_whole(self, state: GatewayState, stored: StoredAnswer) -> Met | None:
+        """Return what its transaction makes of a part; `None` where it stands alone.
+
+        The listener is not enough: a transaction may end while a part of it is still sent.
+        """
+        found = state.recorder.store.find(stored.inference_id)
+        if found is None or state.transactions is None:
+            return Met.LATER
+        place = InferenceReceipt.parse(found.receipt).unverified_statement.transaction
+        whole = None
+        if place is not None:
+            whole = await self._do(state.transactions.store.find, place.transaction_id)
+        if whole is None or not whole.state.is_final:
+            return Met.LATER
+        bundle = await self._do(bundle_of, state, whole)
+        failure = bundle.statement.failure
+        if failure is None:
+            return Met.NOW
+        parts = [each.receipt for each in bundle.parts if each.receipt is not None]
+        return None if _stand_alone(failure.reason, parts) else Met.NEVER
 
     def add(self, payment_id: Digest, stored: StoredAnswer) -> None:
         """Wait for the assurance of a delivered payment."""
@@ -193,6 +219,17 @@ class PaymentWatch:
         with contextlib.suppress(StoreError):
             self._till.released(self._machine.release(payment_id))
 
+    def give_up_overdue(self) -> None:
+        """Give up what should have been given up or delivered long ago; blocks.
+
+        Where the store could not be written just then, a channel would be held until a restart.
+        """
+        until = self._now() - OVERDUE_SECONDS
+        for payment in self._store.unfinished():
+            runs = payment.state in {State.RESERVED, State.EXECUTING}
+            if runs and payment.deadline <= until:
+                self.give_up(payment.payment_id)
+
     # -- Transactions -------------------------------------------------------------------------
 
     async def committed(
@@ -213,16 +250,15 @@ class PaymentWatch:
         up a transaction, or cuts a part of it, must not have had the others for nothing.
         """
         del transaction_id
-        reasons = {word for each in parts for word in each.unverified_statement.finish_reasons}
-        alone = reason in _ENDED_BY_CALLER and UNCHARGED_REASONS.isdisjoint(reasons)
+        alone = _stand_alone(reason, parts)
         for payment_id in _payments_of(parts):
             if alone:
-                await self._do(self._stand_alone, payment_id)
+                await self._do(self._let_alone, payment_id)
             else:
                 await self._do(self.give_up, payment_id)
                 self._awaiting.pop(payment_id, None)
 
-    def _stand_alone(self, payment_id: Digest) -> None:
+    def _let_alone(self, payment_id: Digest) -> None:
         payment = self._store.get(payment_id)
         if payment is None or payment.state is not State.DELIVERED or payment.answer is None:
             return
@@ -260,6 +296,7 @@ class PaymentWatch:
                 if now - retried >= RETRY_SECONDS:
                     retried = now
                     await self.retry()
+                    await self._do(self.give_up_overdue)
                     await self._do(self.erase)
                 if now - swept >= self._sweep_seconds:
                     swept = now
@@ -335,6 +372,12 @@ class PaymentWatch:
             if payment.authorisation.scheme is Scheme.BATCH_SETTLEMENT:
                 self._machine.capture(payment.payment_id)
         return swept
+
+
+def _stand_alone(reason: str, parts: Sequence[InferenceReceipt]) -> bool:
+    """Tell whether the parts of what ended for this reason are owed one by one."""
+    reasons = {word for each in parts for word in each.unverified_statement.finish_reasons}
+    return reason in _ENDED_BY_CALLER and UNCHARGED_REASONS.isdisjoint(reasons)
 
 
 def _payments_of(parts: Sequence[InferenceReceipt]) -> list[Digest]:

@@ -16,7 +16,7 @@ from verispect.appraisal.policy import PRESETS, AssurancePolicy
 from verispect.core.claims import Claim, Source, combine
 from verispect.core.errors import Reason, RequestError
 from verispect.core.statement import ModelIdentity
-from verispect.evidence.attestation import EvidenceClass
+from verispect.evidence.attestation import DEFAULT_ATTESTATION_POLICY, EvidenceClass
 from verispect.evidence.interface import EvidenceAppraisal, EvidenceFacts
 from verispect.evidence.signature import CLAIMS as SIGNATURE_CLAIMS
 
@@ -102,6 +102,38 @@ def choose_words(
                 return chosen
     missing = ", ".join(claim.value for claim in _unmet(policy, tuple(words), forecasts))
     raise _unavailable(f"not met for {missing or 'anything'}", offered)
+
+
+def check_certain(policy: AssurancePolicy, forecasts: Forecasts) -> None:
+    """Refuse a policy that might turn out unmet once its answer has left.
+
+    To be asked where answers are sold: what is not met is not charged, so that a policy with a
+    condition that nobody forecasts would be a way to have streams for nothing.
+
+    Raises:
+        RequestError: `assurance-unavailable`.
+    """
+    facts = [each.facts for each in forecasts.values()]
+    known = frozenset[str]().union(
+        *(each.roots | each.witnesses for each in facts),
+        *(names for each in facts for names in each.affirming.values()),
+    )
+    named = frozenset[str]().union(
+        *(each.roots | each.nodes_among | each.witnesses_among for each in policy.atoms())
+    )
+    table, usual = policy.attestation, DEFAULT_ATTESTATION_POLICY
+    is_usual = (
+        not table.refused_advisories
+        and not table.minimum_tcb
+        and not table.require_revocation
+        and table.maximum_vmpl >= usual.maximum_vmpl
+        and table.accepted_tcb >= usual.accepted_tcb
+    )
+    offered = ", ".join(["signed", *forecasts])
+    if not named <= known:
+        raise _unavailable("it names trust roots that are not known here", offered)
+    if not is_usual:
+        raise _unavailable("its attestation table is stricter than what can be sold", offered)
 
 
 def _unmet(policy: AssurancePolicy, words: Sequence[str], forecasts: Forecasts) -> list[Claim]:

@@ -55,7 +55,12 @@ from verispect.gateway.http import (
     TransactionTicket,
 )
 from verispect.gateway.metrics import Metrics
-from verispect.gateway.promising import choose_words, forecast_attestation, forecast_proof
+from verispect.gateway.promising import (
+    check_certain,
+    choose_words,
+    forecast_attestation,
+    forecast_proof,
+)
 from verispect.gateway.proving import Proving, wants_to_wait
 from verispect.gateway.published import PublishedRecords
 from verispect.gateway.recovery import encode_recovery
@@ -255,6 +260,8 @@ class Recorder:
                 )
             return policy, words
         forecasts = self.forecasts(served, lane, confidential=confidential)
+        if self.sells:
+            check_certain(policy, forecasts)
         return policy, choose_words(policy, forecasts, served.identity)
 
     def deliverable(

@@ -89,7 +89,7 @@ async def join(state: GatewayState, request: HttpRequest) -> None:
     if b"$" in request.body and REFERENCE.encode() in request.body:
         filled = await asyncio.to_thread(_fill_body, state, transactions, stored, request)
         links = [each.link for each in filled]
-    request.transaction = transactions.ticket(stored, links)
+    request.transaction = transactions.ticket(stored, links, caller_nonce(request.headers))
 
 
 _SHOWN_HEADER: Final = "Verispect-Transaction"

@@ -149,11 +149,13 @@ class Transactions:
             )
         return stored
 
-    def ticket(self, stored: StoredTransaction, links: Sequence[Link]) -> OpenTicket:
+    def ticket(
+        self, stored: StoredTransaction, links: Sequence[Link], nonce: bytes | None = None
+    ) -> OpenTicket:
         """Return the ticket of one more part.
 
         Raises:
-            RequestError: `transaction-closed`.
+            RequestError: `transaction-closed`; `nonce-reused` for the transaction's own nonce.
         """
         if (
             stored.state is not TransactionState.OPEN
@@ -163,7 +165,11 @@ class Transactions:
             raise RequestError(
                 "the transaction is not open any more", reason=Reason.TRANSACTION_CLOSED
             )
-        return OpenTicket(self.store, stored.transaction_id, links, self.now)
+        if nonce is not None and nonce == stored.nonce:
+            raise RequestError(
+                "a part carries the transaction's own nonce", reason=Reason.NONCE_REUSED
+            )
+        return OpenTicket(self.store, stored.transaction_id, links, self.now, nonce)
 
     # -- Its end ------------------------------------------------------------------------------
 

@@ -53,6 +53,7 @@ CREATE TABLE IF NOT EXISTS parts (
   inference_id BLOB NOT NULL UNIQUE,
   policy TEXT NOT NULL,
   links BLOB NOT NULL,
+  nonce BLOB,
   PRIMARY KEY (transaction_id, place)
 ) WITHOUT ROWID;
 """
@@ -119,12 +120,21 @@ class Decision:
     """How many parts there must be; another number means that one came meanwhile."""
 
 
+_ONE_NONCE: Final = (
+    "CREATE UNIQUE INDEX IF NOT EXISTS parts_by_nonce ON parts (transaction_id, nonce)"
+    " WHERE nonce IS NOT NULL"
+)
 _COLUMNS: Final = (
     "id, state, opened_at, expires_at, fixed_count, nonce, due_at, decided_at, envelope, parts"
 )
 _FIND: Final = f"SELECT {_COLUMNS} FROM transactions WHERE id = ?"  # noqa: S608 - constants
 _INSERT_PART: Final = (
     "INSERT INTO parts (transaction_id, place, inference_id, policy, links) VALUES (?, ?, ?, ?, ?)"
+)
+
+_TAKE_PLACE: Final = (
+    "INSERT INTO parts (transaction_id, place, inference_id, policy, links, nonce)"
+    " VALUES (?, ?, ?, ?, ?, ?)"
 )
 
 
@@ -151,6 +161,10 @@ class TransactionStore:
             columns = self._connection.execute("PRAGMA table_info(transactions)").fetchall()
             if all(column[1] != "process" for column in columns):
                 self._connection.execute("ALTER TABLE transactions ADD COLUMN process TEXT")
+            columns = self._connection.execute("PRAGMA table_info(parts)").fetchall()
+            if all(column[1] != "nonce" for column in columns):
+                self._connection.execute("ALTER TABLE parts ADD COLUMN nonce BLOB")
+            self._connection.execute(_ONE_NONCE)
             self._mark = ProcessMark(database.with_suffix(".processes"))
         except OSError as error:
             raise StoreError(
@@ -219,13 +233,20 @@ class TransactionStore:
         )
 
     def take(
-        self, transaction_id: bytes, inference_id: bytes, *, policy: str, links: bytes, now: int
+        self,
+        transaction_id: bytes,
+        inference_id: bytes,
+        *,
+        policy: str,
+        links: bytes,
+        now: int,
+        nonce: bytes | None = None,
     ) -> int:
         """Give a part the next index; durable on return, before its receipt names it.
 
         Raises:
             RequestError: `transaction-closed` where it is not open any more, `too-large` beyond
-                `MAX_PARTS`.
+                `MAX_PARTS`, `nonce-reused` where an earlier part carries the nonce.
             StoreError: `store-failed`, `store-locked`.
         """
         with self._lock:
@@ -250,9 +271,14 @@ class TransactionStore:
                     self._connection.execute("ROLLBACK")
                     raise refusal
                 self._connection.execute(
-                    _INSERT_PART, (transaction_id, place, inference_id, policy, links)
+                    _TAKE_PLACE, (transaction_id, place, inference_id, policy, links, nonce)
                 )
                 self._connection.execute("COMMIT")
+            except sqlite3.IntegrityError as error:
+                self._roll_back()
+                raise RequestError(
+                    "an earlier part carries this nonce", reason=Reason.NONCE_REUSED
+                ) from error
             except sqlite3.Error as error:
                 self._roll_back()
                 raise store_error("begin a part", error) from error

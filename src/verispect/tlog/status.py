@@ -24,6 +24,7 @@ from verispect.core.encoding import Digest
 from verispect.core.envelope import SignedEnvelope
 from verispect.core.errors import Error, Reason
 from verispect.core.keys import KeyId
+from verispect.core.transaction import TransactionOutcome, TransactionStatement
 from verispect.tlog.checkpoint import TrustedLog
 from verispect.tlog.fork import ForkEvidence
 from verispect.tlog.leaf import (
@@ -33,6 +34,9 @@ from verispect.tlog.leaf import (
     decode_leaf,
 )
 from verispect.tlog.receipt_leaf import ReceiptLeaf
+from verispect.tlog.status_table import (
+    ContradictedTransaction as ContradictedTransaction,
+)
 from verispect.tlog.status_table import (
     NodePolicy as NodePolicy,
 )
@@ -109,6 +113,8 @@ class StatusReplay:
         self._reused: list[ReusedNumber] = []
         self._places: dict[tuple[KeyId, bytes, int], _Row] = {}
         self._forks: list[int] = []
+        self._ends: dict[tuple[KeyId, bytes], tuple[int, bytes]] = {}
+        self._contradicted: list[ContradictedTransaction] = []
 
     @property
     def size(self) -> int:
@@ -151,6 +157,8 @@ class StatusReplay:
             self._verdict(leaf.envelope, leaf.payload, before)
         elif isinstance(leaf.payload, ForkEvidence):
             self._fork(leaf.payload, index)
+        elif isinstance(leaf.payload, TransactionStatement):
+            self._transaction(leaf.envelope, leaf.payload, index)
         if self.clock != before:
             self._expire()
 
@@ -250,6 +258,17 @@ class StatusReplay:
             return
         self._forks.append(index)
 
+    def _transaction(
+        self, envelope: SignedEnvelope, statement: TransactionStatement, index: int
+    ) -> None:
+        """Compare the ends of one transaction: there is one, for every reader."""
+        if statement.outcome is TransactionOutcome.PENDING:
+            return
+        place = (envelope.key_id, statement.transaction_id)
+        first, said = self._ends.setdefault(place, (index, envelope.payload))
+        if said != envelope.payload:
+            self._contradicted.append(ContradictedTransaction(*place, (first, index)))
+
     # -- Decisions ---------------------------------------------------------------------------------
 
     def _is_kept(self, row: _Row, kind: str) -> bool:
@@ -301,6 +320,7 @@ class StatusReplay:
             withheld=tuple(_ranges(withheld)),
             reused=tuple(self._reused),
             forks=tuple(self._forks),
+            contradicted=tuple(self._contradicted),
         )
 
 

@@ -116,6 +116,20 @@ class ReusedNumber:
 
 
 @dataclass(frozen=True, slots=True)
+class ContradictedTransaction:
+    """One transaction that ended in two ways: both leaves name one issuer key.
+
+    Their signatures are for whoever has that key; nobody else could have made both.
+    """
+
+    issuer_key: KeyId
+    transaction_id: bytes
+    leaves: tuple[int, int]
+    """Indexes of its first final leaf, and of one that says something else."""
+    reason: Reason = Reason.TRANSACTION_CONTRADICTED
+
+
+@dataclass(frozen=True, slots=True)
 class StatusTable:
     """What a prefix of the log says."""
 
@@ -129,9 +143,13 @@ class StatusTable:
     reused: Sequence[ReusedNumber]
     forks: Sequence[int]
     """Indexes of the leaves that show that this log forked."""
+    contradicted: Sequence[ContradictedTransaction] = ()
 
     def encode(self) -> bytes:
         """Return the canonical form: the same bytes for whoever replays the same prefix."""
+        contradicted = [
+            [each.issuer_key, each.transaction_id, *each.leaves] for each in self.contradicted
+        ]
         return encode(
             [
                 STATUS_VERSION,
@@ -150,6 +168,7 @@ class StatusTable:
                 [[each.issuer_key, each.first, each.last] for each in self.withheld],
                 [[each.issuer_key, each.sequence, *each.receipts] for each in self.reused],
                 list(self.forks),
+                *([contradicted] if contradicted else []),
             ]
         )
 
