@@ -15,18 +15,14 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Self
 
 import httpx
 
-from verispect.appraisal.asked import expect, read_request
-from verispect.appraisal.policy import AssurancePolicy, expand, is_sum_of_presets
-from verispect.appraisal.result import VerifiedReceipt
-from verispect.appraisal.transcript import MAX_ANSWER_BYTES, Answer, read_answer
-from verispect.appraisal.trusted_root import TrustedRoot
-from verispect.appraisal.verifier import Verifier
+from verispect.appraisal.policy import AssurancePolicy
+from verispect.appraisal.transcript import MAX_ANSWER_BYTES
 from verispect.client.confidential import (
     MAX_ATTESTATION_BYTES,
     NONCE_BYTES,
@@ -36,18 +32,20 @@ from verispect.client.confidential import (
     requires_attestation,
     seal_request,
 )
+from verispect.client.exchange import Exchange as Exchange
+from verispect.client.exchange import policy_asked
+from verispect.client.exchange import verify_exchange as verify_exchange
+from verispect.client.paying import Payer
+from verispect.client.paying_exchange import RESPONSE_HEADER, ask_paying
 from verispect.client.reading import read_pieces, refuse
-from verispect.core.claims import Claim, Source
-from verispect.core.commitments import MAX_OPENINGS_BYTES, Opening, Part, decode_openings
+from verispect.core.commitments import MAX_OPENINGS_BYTES
 from verispect.core.confidential import REQUEST_TYPE
-from verispect.core.encoding import Digest, from_hex, to_base64url
+from verispect.core.encoding import from_base64url, to_base64url
 from verispect.core.errors import (
     MalformedError,
     NetworkError,
     Reason,
     RequestError,
-    UnsupportedError,
-    VerificationError,
 )
 from verispect.core.receipt import InferenceReceipt
 
@@ -57,30 +55,6 @@ _INFERENCE: Final = re.compile(r"[0-9a-f]{32}")
 _OPENING_KEY: Final = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """One request and its answer, as bytes, with receipt and openings: not yet verified."""
-
-    request: bytes
-    response: bytes
-    receipt: bytes
-    openings: bytes
-    nonce: bytes
-    assurance: str | AssurancePolicy
-    """The word with which assurance was asked for, or the policy of one's own."""
-    confidential: Digest | None = None
-    """Digest of the key to which the request was sent encrypted."""
-
-    @property
-    def answer(self) -> Answer:
-        """The answer as the caller was shown it."""
-        return read_answer(self.response)
-
-    def opened(self) -> dict[Part, Opening]:
-        """Return the openings."""
-        return decode_openings(self.openings)
-
-
 class GatewayClient:
     """Talks to one gateway.
 
@@ -88,6 +62,7 @@ class GatewayClient:
         url: for example `http://127.0.0.1:8402`.
         timeout_seconds: longest silence of the gateway.
         confidential: encrypt requests to a key that it lets through.
+        payer: pays for requests that cost something; without one they are refused.
         transport: for tests and special networks.
 
     Raises:
@@ -100,9 +75,14 @@ class GatewayClient:
         *,
         timeout_seconds: float = 120.0,
         confidential: ConfidentialChannel | None = None,
+        payer: Payer | None = None,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
+        if payer is not None and confidential is not None:
+            # An encrypted answer is not kept, so that its payment could not be presented again.
+            raise RequestError("a confidential request cannot be paid for", parameter="payer")
         self._confidential = confidential
+        self._payer = payer
         self._key: GatewayKey | None = None
         try:
             self._http = httpx.Client(
@@ -190,9 +170,41 @@ class GatewayClient:
             headers["verispect-proof"] = "wait"
         try:
             request = json.dumps(body, ensure_ascii=False).encode()
+            if self._payer is not None:
+                return self._pay(self._payer, path, request, headers, on_text, assurance)
             sealed, head, received = self._ask(path, request, headers, on_text, assurance)
         except (UnicodeEncodeError, httpx.InvalidURL) as error:
             raise RequestError("the request holds text that cannot be sent") from error
+        inference, receipt, openings = self._proof(head)
+        if sealed is None:
+            return Exchange(request, received, receipt, openings, nonce, assurance)
+        openings = sealed.open_openings(openings, inference)
+        return Exchange(request, received, receipt, openings, nonce, assurance, sealed.key_digest)
+
+    def _pay(
+        self,
+        payer: Payer,
+        path: str,
+        request: bytes,
+        headers: Mapping[str, str],
+        on_text: Callable[[str], None],
+        assurance: str | AssurancePolicy,
+    ) -> Exchange:
+        """Send a request, pay for it, and check receipt and bill."""
+        url = self._http.build_request("POST", path).url
+        purchase, head, received = ask_paying(payer, self._stream, url, request, headers, on_text)
+        try:
+            _, receipt, openings = self._proof(head)
+            # That of the first asking, where this is a second one.
+            nonce = from_base64url(purchase.headers["verispect-nonce"])
+            exchange = Exchange(request, received, receipt, openings, nonce, assurance)
+            purchase.settle(exchange, head.get(RESPONSE_HEADER))
+        finally:
+            purchase.end()
+        return exchange
+
+    def _proof(self, head: Mapping[str, str]) -> tuple[str, bytes, bytes]:
+        """Fetch receipt and openings of an answer; return them after the inference's id."""
         inference = head.get("verispect-inference", "")
         opening_key = head.get("verispect-opening-key", "")
         if not _INFERENCE.fullmatch(inference) or not _OPENING_KEY.fullmatch(opening_key):
@@ -206,10 +218,7 @@ class GatewayClient:
             {"verispect-opening-key": opening_key},
             MAX_OPENINGS_BYTES,
         )
-        if sealed is None:
-            return Exchange(request, received, receipt, openings, nonce, assurance)
-        openings = sealed.open_openings(openings, inference)
-        return Exchange(request, received, receipt, openings, nonce, assurance, sealed.key_digest)
+        return inference, receipt, openings
 
     def renewed(self, exchange: Exchange) -> Exchange:
         """Return an exchange with the evidence that the gateway has by now.
@@ -234,7 +243,7 @@ class GatewayClient:
     ) -> tuple[SealedRequest | None, Mapping[str, str], bytes]:
         """Send a request in the way that the caller chose."""
         if self._confidential is not None:
-            asked = _policy(assurance)
+            asked = policy_asked(assurance)
             if asked is None or not requires_attestation(asked):
                 raise RequestError(
                     "a confidential request asks for an attested assurance", parameter="assurance"
@@ -306,83 +315,11 @@ class GatewayClient:
             ) from error
 
 
-def verify_exchange(
-    exchange: Exchange, *, trusted_root: TrustedRoot, policy: AssurancePolicy, now: int
-) -> VerifiedReceipt:
-    """Verify an exchange: the receipt, that it is of *this* request, and of *this* answer.
-
-    Args:
-        exchange: what was sent and received.
-        trusted_root: what the caller trusts.
-        policy: what the caller requires.
-        now: the time at which to judge, milliseconds since the epoch.
-
-    Raises:
-        VerificationError: the answer is no.
-        TrustError: could not tell, because of the trusted root.
-        UnsupportedError: could not tell, because of something unknown.
-        MalformedError: receipt, openings or answer are not the format.
-    """
-    receipt = InferenceReceipt.parse(exchange.receipt)
-    answer = exchange.answer
-    if answer.receipt is not None and not _is_same(answer.receipt, receipt):
-        raise VerificationError(
-            "the receipt in the answer is not the one the gateway keeps",
-            reason=Reason.CONTENT_MISMATCH,
-        )
-    asked = _policy(exchange.assurance)
-    if asked is None:
-        raise UnsupportedError(
-            "the assurance asked for is unknown here", reason=Reason.ASSURANCE_UNKNOWN
-        )
-    expected = expect(
-        read_request(exchange.request),
-        answer,
-        inference_id=from_hex(receipt.claimed_inference),
-        nonce=exchange.nonce,
-        assurance=asked.digest(),
-    )
-    verified = Verifier(trusted_root).verify(
-        receipt, opened=exchange.opened(), policy=policy, now=now, expected=expected
-    )
-    if exchange.confidential is not None:
-        _check_confidential(verified, exchange.confidential)
-    return verified
-
-
-def _policy(assurance: str | AssurancePolicy) -> AssurancePolicy | None:
-    """Return the policy that was asked for; `None` for a word that is unknown here."""
-    if isinstance(assurance, AssurancePolicy):
-        return assurance
-    return expand(assurance) if is_sum_of_presets(assurance) else None
-
-
 def _with_policy(path: str, body: Mapping[str, Any], policy: AssurancePolicy) -> dict[str, Any]:
     """Return a body that asks for a policy of one's own, where its interface has the field."""
     if path.startswith("/v2/"):
         return {**body, "parameters": {**body.get("parameters", {}), "assurance": policy.to_json()}}
     return {**body, "assurance": policy.to_json()}
-
-
-def _check_confidential(verified: VerifiedReceipt, key: Digest) -> None:
-    if verified.statement.confidential != key:
-        raise VerificationError(
-            "the statement does not name the key the request was encrypted to",
-            reason=Reason.CONTENT_MISMATCH,
-        )
-    if Source.HARDWARE not in verified.result.claims[Claim.CONFIDENTIALITY]:
-        raise VerificationError(
-            "the receipt's evidence does not show that the request was confidential",
-            reason=Reason.POLICY_UNMET,
-        )
-
-
-def _is_same(data: bytes, receipt: InferenceReceipt) -> bool:
-    """Tell whether `data` is the same signed statement, whatever evidence travels with either."""
-    try:
-        return InferenceReceipt.parse(data).receipt_id == receipt.receipt_id
-    except (MalformedError, UnsupportedError):
-        return False
 
 
 def now_milliseconds() -> int:

@@ -79,6 +79,17 @@ def read_header(text: str) -> PaymentHeader:
     )
 
 
+def read_answer_header(text: str) -> dict[str, Any]:
+    """Read the value of `PAYMENT-REQUIRED` or `PAYMENT-RESPONSE`, as a client gets it.
+
+    Raises:
+        MalformedError: `malformed-payment`, `too-large`.
+    """
+    if len(text) > MAX_PAYMENT_HEADER_CHARACTERS:
+        raise MalformedError("what the server says is too large", reason=Reason.TOO_LARGE)
+    return _json(text)
+
+
 def write_header(value: dict[str, Any]) -> str:
     """Return the value of a header."""
     return base64.b64encode(to_json(value)).decode("ascii")
