@@ -1,7 +1,8 @@
 # ruff: noqa: INP001, T201
 """Writes the published test vectors, one JSON file per case, byte for byte the same every time.
 
-Run by `make vectors`. A test makes them again and compares; another one runs them.
+Run by `make vectors`; needs the extra `prover`. A test makes them again and compares; another one
+runs them.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from cases_formats import (
     stream,
     trusted_root_cases,
 )
+from cases_proofs import proof_evidence, proofs
 from cases_services import services
 from cases_transactions import transactions
 from cases_verification import verification
@@ -34,7 +36,8 @@ NAMESPACES: dict[str, Callable[[], Iterable[Case]]] = {
     "stream": stream,
     "trusted-root": trusted_root_cases,
     "policy": policy_cases,
-    "verification": lambda: chain(verification(), services()),
+    "verification": lambda: chain(verification(), services(), proof_evidence()),
+    "proof": proofs,
     "transaction": transactions,
 }
 

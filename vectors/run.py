@@ -14,6 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from verispect.appraisal.policy import AssurancePolicy
 from verispect.appraisal.result import Verdict
 from verispect.appraisal.service_history import ServiceHistory
@@ -29,6 +31,9 @@ from verispect.core.receipt import InferenceReceipt
 from verispect.core.statement import InferenceStatement, StreamBinding
 from verispect.core.stream import StreamChain, open_interim
 from verispect.core.transaction_files import read_transaction_file
+from verispect.proof.parameters import Mode
+from verispect.proof.provable import ProvableModel
+from verispect.proof.verifier import verify_proof
 
 Answer = tuple[str, str | None]
 ACCEPTED: Answer = ("accepted", None)
@@ -137,6 +142,25 @@ def _transaction(case: dict[str, Any]) -> Answer:
     return result.verdict.value, None if reason is None else reason.value
 
 
+def _proof(case: dict[str, Any]) -> Answer:
+    model = ProvableModel.decode(bytes.fromhex(case["model"]))
+    graph = model.graph
+
+    def integers(name: str, tensor: int) -> Any:
+        return np.array(case[name], np.int64).reshape(-1, *graph.shapes[tensor])
+
+    verify_proof(
+        bytes.fromhex(case["proof"]),
+        model=model,
+        mode=Mode(case["mode"]),
+        context=bytes.fromhex(case["context"]),
+        salt=bytes.fromhex(case["salt"]),
+        inputs=integers("inputs", 0) if "inputs" in case else None,
+        outputs=integers("outputs", graph.output.tensor),
+    )
+    return ("verified", None)
+
+
 _RUNNERS: dict[str, Callable[[dict[str, Any]], Answer]] = {
     "cbor": _cbor,
     "envelope": _envelope,
@@ -147,6 +171,7 @@ _RUNNERS: dict[str, Callable[[dict[str, Any]], Answer]] = {
     "policy": _policy,
     "verification": _verification,
     "transaction": _transaction,
+    "proof": _proof,
 }
 
 

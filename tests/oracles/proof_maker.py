@@ -11,6 +11,7 @@ import random
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from oracles.proof_algebra import (
@@ -27,7 +28,6 @@ from oracles.proof_algebra import (
     total,
 )
 from oracles.proof_protocol import (
-    QUERIES_MASKED,
     Claim,
     Counting,
     Form,
@@ -94,19 +94,24 @@ class Model:
 
     @property
     def n(self) -> int:
-        n = 2 ** (self.c + self.rate_bits)
-        while self.budget and 8 * self.degree > 3 * n:
-            n *= 2
-        return n
+        return self.numbers[0]
 
     @property
     def queries(self) -> int:
-        if self.budget:
-            return QUERIES_MASKED
-        n, t = 2 ** (self.c + self.rate_bits), 1
-        while (n + 2**self.c) ** t * 2**101 > (2 * n) ** t:
-            t += 1
-        return t
+        return self.numbers[1]
+
+    @cached_property
+    def numbers(self) -> tuple[int, int]:
+        """`n` and `t`: the first pair that suffices, by trying them in order."""
+        n = 2 ** (self.c + self.rate_bits)
+        while True:
+            for t in range(1, n):
+                degree = 2**self.c + t * self.budget
+                if self.budget and 8 * degree > 3 * n:
+                    break
+                if (n + degree) ** t * 2**101 <= (2 * n) ** t:
+                    return n, t
+            n *= 2
 
 
 def field_elements(rng: random.Random, count: int) -> list[int]:

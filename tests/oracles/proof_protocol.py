@@ -32,8 +32,6 @@ from oracles.proof_algebra import (
 from oracles.proof_witness import Array, Name, Witness, apply, bits, entries, tables_used
 from verispect.proof.graph import Affine, Convolve, Maximum, Multiply
 
-QUERIES_MASKED = 187
-
 
 class Refused(Exception):  # noqa: N818 - an answer, not a mistake
     """The oracle's verifier says no."""

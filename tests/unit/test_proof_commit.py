@@ -104,15 +104,16 @@ def test_many_blocks_hash_like_one(monkeypatch):
     assert commit.commit(matrix, PLAIN, kept_bytes=0).root == commit.commit(matrix, PLAIN).root
 
 
-def test_hiding_commitment_masks_rows_and_salts_leaves(monkeypatch):
+def test_hiding_commitment_masks_rows_and_salts_leaves():
     """A hiding commitment of one matrix differs every time, and opens with salts and masks."""
     matrix = integers(5)
     tails = elements(5, HIDING.degree_bound - HIDING.columns)
     kept = commit.commit(matrix, HIDING, tails=tails)
     assert commit.commit(matrix, HIDING, tails=tails).root != kept.root
     opened = check(kept, 5)
-    monkeypatch.setattr(commit.secrets, "token_bytes", lambda count: kept.salts[:count])
-    forgotten = commit.commit(matrix, HIDING, tails=tails, kept_bytes=0)
+    forgotten = commit.commit(
+        matrix, HIDING, tails=tails, kept_bytes=0, randomness=lambda count: kept.salts[:count]
+    )
     assert forgotten.words is None
     assert forgotten.root == kept.root
     assert check(forgotten, 5) == opened

@@ -134,7 +134,7 @@ def test_query_counts_are_the_smallest_that_suffice():
     """The number of queries is the smallest whose unique-decoding bound is 2^-101."""
     assert parameters.query_count(4096, 1024) == 149
     assert parameters.query_count(4096, 512) == 122
-    assert parameters.query_count(4096, 1536) == parameters.HIDING_QUERIES == 187
+    assert parameters.query_count(4096, 1536) == 187
     for length, bound in ((4096, 1024), (1024, 128), (1 << 14, 6000), (256, 255)):
         count = parameters.query_count(length, bound)
         missed = 1 - Fraction(length - bound, 2 * length)
@@ -142,18 +142,26 @@ def test_query_counts_are_the_smallest_that_suffice():
 
 
 def test_hiding_code_grows_until_its_degree_fits():
-    """A hiding code has room for the masks of every opening at three eighths of its length."""
+    """A hiding code has room for the masks of every opening, and no more queries than it needs."""
     plain = Code(10, 2, 0)
     assert (plain.length, plain.degree_bound, plain.queries) == (4096, 1024, 149)
     hiding = Code(10, 2, 8)
-    assert hiding.degree_bound == 1024 + 8 * 187
+    assert hiding.queries == 157
+    assert hiding.degree_bound == 1024 + 8 * 157
     assert hiding.length == 8192
-    assert hiding.witness_degree_bound == 1024 + 187
+    assert hiding.witness_degree_bound == 1024 + 157
+
+    def suffices(length: int, queries: int, budget: int) -> bool:
+        degree = 256 + queries * budget
+        fits = 8 * degree <= 3 * length
+        return fits and parameters.query_count(length, degree) <= queries
+
     for budget in (1, 2, 3, 17, 400, 4096):
         code = Code(8, 2, budget)
-        assert 8 * code.degree_bound <= 3 * code.length
-        assert code.length == 1024 or 16 * code.degree_bound > 3 * code.length
-        assert parameters.query_count(code.length, code.degree_bound) <= code.queries
+        assert suffices(code.length, code.queries, budget)
+        assert not any(suffices(code.length, t, budget) for t in range(1, code.queries))
+        shorter = code.length // 2
+        assert shorter < 1024 or not any(suffices(shorter, t, budget) for t in range(1, 300))
     for wrong in ((5, 2, 0), (17, 2, 0), (8, 1, 0), (8, 4, 0), (8, 2, -1), (8, 2, 4097)):
         with pytest.raises(MalformedError):
             Code(*wrong)
@@ -191,10 +199,11 @@ def test_shape_of_a_hiding_proof():
     h = shape.mask_messages
     assert h * 32 >= shape.message_elements + 6 * shape.products > (h - 1) * 32
     assert shape.row_counts[-1] == 3 * h + 4
-    rows = h * (64 + 187) + 64 + 2 * 187
+    t = code.queries
+    rows = h * (64 + t) + 64 + 2 * t
     assert shape.sent_elements == shape.message_elements + 4 * shape.products + 1 + rows
     assert shape.claims == 3 + 6 + 1
-    missed = Fraction(code.length + code.degree_bound, 2 * code.length) ** 187
+    missed = Fraction(code.length + code.degree_bound, 2 * code.length) ** t
     assert missed < shape.soundness_error
     assert shape.security_bits > 100
     with pytest.raises(ValueError, match="hiding"):

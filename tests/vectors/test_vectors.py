@@ -27,7 +27,6 @@ JUDGED_ELSEWHERE = (
     "attestation.py",
     "attested.py",
     "log_inclusion.py",
-    "proof.py",
     "verdicts.py",
 )
 """Kinds of evidence whose cases are tests of their own."""

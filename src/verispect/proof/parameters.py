@@ -28,9 +28,6 @@ QUERY_BITS: Final = 101
 """What the queries alone must give, so that the sum stays above `SECURITY_BITS`."""
 SECURITY_BITS: Final = 100
 """Verifiers refuse less."""
-HIDING_QUERIES: Final = 187
-"""The queries of mode zero-knowledge: the number for a degree of three eighths of the length."""
-
 _FIELD: Final = MODULUS**2
 
 
@@ -52,6 +49,30 @@ def query_count(length: int, degree_bound: int) -> int:
     while not _queries_suffice(length, degree_bound, count):
         count += 1
     return count
+
+
+@functools.cache
+def hiding_numbers(columns: int, shortest: int, budget: int) -> tuple[int, int]:
+    """Return queries and logarithm of the length of a code that hides (spec, 10.1).
+
+    Every opening shows as many places of a row as there are queries, so that the degree grows with
+    the queries and the queries with the degree: both are the smallest that suffice for each other.
+
+    Args:
+        columns: the entries of a row.
+        shortest: the logarithm of the length, at least.
+        budget: how often the weights may be opened.
+    """
+    log_length = shortest
+    while True:
+        length = 1 << log_length
+        queries, needed = 0, query_count(length, columns)
+        # The number needed never falls while the degree rises: the least answer is met first.
+        while queries < needed and 8 * (columns + needed * budget) <= 3 * length:
+            queries, needed = needed, query_count(length, columns + needed * budget)
+        if queries >= needed:
+            return queries, log_length
+        log_length += 1
 
 
 def _queries_suffice(length: int, degree_bound: int, count: int) -> bool:
@@ -100,25 +121,29 @@ class Code:
     @property
     def queries(self) -> int:
         """The number of positions drawn, `t`; they may repeat."""
-        return HIDING_QUERIES if self.hides else query_count(self.length, self.columns)
+        if self.hides:
+            return self._hiding_numbers[0]
+        return query_count(self.length, self.columns)
 
     @property
     def degree_bound(self) -> int:
         """`K`: the coefficients of a row of weights, and of `combination`."""
-        return self.columns + (HIDING_QUERIES * self.masking_budget if self.hides else 0)
+        return self.columns + (self.queries * self.masking_budget if self.hides else 0)
 
     @property
     def witness_degree_bound(self) -> int:
         """The coefficients of a row of the witness, the input and most masks."""
-        return self.columns + (HIDING_QUERIES if self.hides else 0)
+        return self.columns + (self.queries if self.hides else 0)
 
     @property
     def log_length(self) -> int:
         """The logarithm of the code's length `n`."""
-        log = self.column_variables + self.rate_bits
-        while self.hides and 8 * self.degree_bound > 3 << log:
-            log += 1
-        return log
+        return self._hiding_numbers[1] if self.hides else self.column_variables + self.rate_bits
+
+    @property
+    def _hiding_numbers(self) -> tuple[int, int]:
+        shortest = self.column_variables + self.rate_bits
+        return hiding_numbers(self.columns, shortest, self.masking_budget)
 
     @property
     def length(self) -> int:
@@ -309,7 +334,7 @@ def smallest_code(graph: Graph, batch: int, *, rate_bits: int = 2, masking_budge
     """Return the parameters whose proofs for `batch` requests are small and quick.
 
     Every column is hashed for every proof: of the codes whose proofs are at most a quarter larger
-    than the smallest the one with the fewest columns is taken.
+    than the smallest, or an eighth where they hide, the one with the fewest columns is taken.
 
     Args:
         graph: the model.
@@ -321,5 +346,5 @@ def smallest_code(graph: Graph, batch: int, *, rate_bits: int = 2, masking_budge
         Code(columns, rate_bits, masking_budget) for columns in range(MIN_COLUMNS, MAX_COLUMNS + 1)
     ]
     sizes = [proof_shape(graph, batch, code).expected_bytes for code in codes]
-    enough = min(sizes) * 5 // 4
+    enough = min(sizes) * (9 if masking_budget else 10) // 8
     return next(code for code, size in zip(codes, sizes, strict=True) if size <= enough)

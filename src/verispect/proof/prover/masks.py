@@ -18,7 +18,7 @@ import numpy as np
 
 from verispect.proof import field
 from verispect.proof.field import MODULUS, ONE, ZERO, Array, Element
-from verispect.proof.parameters import HIDING_QUERIES, Code, ProofShape
+from verispect.proof.parameters import Code, ProofShape
 from verispect.proof.prover import kernels_sumcheck as kernels
 from verispect.proof.prover import views
 from verispect.proof.prover.channel import ENTRIES_PER_PRODUCT, Channel, Form
@@ -84,7 +84,8 @@ def draw(shape: ProofShape, randomness: Randomness, pads: Sequence[Element]) -> 
     flat = matrix[:count].reshape(-1)
     flat[: entries.size] = entries.reshape(-1)
     tails = np.zeros((3 * count + 4, code.degree_bound - code.columns), np.uint64)
-    tails[: 3 * count, :HIDING_QUERIES] = random_elements(randomness, 3 * count, HIDING_QUERIES)
+    shown = code.queries
+    tails[: 3 * count, :shown] = random_elements(randomness, 3 * count, shown)
     tails[3 * count :] = random_elements(randomness, 4, tails.shape[1])
     return Masks(count, shape.message_elements, field.to_elements(entries), matrix, tails)
 

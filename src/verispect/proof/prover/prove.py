@@ -24,7 +24,7 @@ from verispect.proof import field
 from verispect.proof.field import Array, Element
 from verispect.proof.graph import Graph
 from verispect.proof.layout import INPUT_RANGE, table_variables, weights_layout
-from verispect.proof.parameters import HIDING_QUERIES, Code, Mode, ProofShape, proof_shape
+from verispect.proof.parameters import Code, Mode, ProofShape, proof_shape
 from verispect.proof.proof_file import Proof
 from verispect.proof.provable import ProvableModel
 from verispect.proof.prover import contractions, kernels_contract, masks, views
@@ -343,7 +343,7 @@ class _Work:
         matrix = group.rows()
         tails = None
         if self.code.hides:
-            tails = random_elements(self.randomness, len(matrix), HIDING_QUERIES)
+            tails = random_elements(self.randomness, len(matrix), self.code.queries)
         return commit(matrix, self.code, tails=tails, randomness=self.randomness)
 
     def _start(self, commitments: list[Commitment], drawn: Masks | None) -> Channel:
