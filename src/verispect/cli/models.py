@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from verispect.cli.calibration import run_calibrate, show_calibration
 from verispect.cli.files import read_file, to_json
 from verispect.cli.places import default_home
 from verispect.core.errors import MalformedError, Reason, RequestError, StoreError
@@ -47,11 +48,17 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     show = actions.add_parser("show", help="show one model's manifest")
     show.add_argument("--check", action="store_true", help="hash its files, check the signature")
     qualify = actions.add_parser("qualify", help="run it and find its determinism class")
-    for action in (show, qualify):
+    calibrate = actions.add_parser(
+        "calibrate", help="measure how honest and wrong answers of a language model are told apart"
+    )
+    calibrate.add_argument(
+        "--prompts", type=int, default=16, help="prompts answered under each kind of noise"
+    )
+    for action in (show, qualify, calibrate):
         action.add_argument("name", metavar="NAME")
     for action in (listing, show):
         action.add_argument("--json", action="store_true", help="print JSON")
-    for action in (add, listing, show, qualify):
+    for action in (add, listing, show, qualify, calibrate):
         action.add_argument(
             "--registry", type=Path, default=default_home() / "models", help="registry directory"
         )
@@ -62,7 +69,13 @@ def run(arguments: argparse.Namespace) -> int:
     from verispect.models.registry import ModelRegistry
 
     registry = ModelRegistry(arguments.registry)
-    actions = {"add": _add, "list": _list, "show": _show, "qualify": _qualify}
+    actions = {
+        "add": _add,
+        "list": _list,
+        "show": _show,
+        "qualify": _qualify,
+        "calibrate": run_calibrate,
+    }
     actions[arguments.action](registry, arguments)
     return 0
 
@@ -248,6 +261,7 @@ def _show(registry: ModelRegistry, arguments: argparse.Namespace) -> None:
     if record is not None and not arguments.json:
         for result in record["results"]:
             print(f"run {result['name']}: {result['equal']} of {result['cases']} equal")
+        show_calibration(registry, model)
     if arguments.check:
         print("OK: every file and the signature bundle are unchanged", file=sys.stderr)
 

@@ -168,10 +168,14 @@ def findings_of(replay: Replay) -> list[Finding]:
     """Return what re-execution says of each claim that it can show.
 
     A run that affirms shows all of them: this model, on this input, gives this output. One that
-    refutes shows that not all are true, and says so of the execution.
+    refutes shows that not all are true, and says so of the execution. A statistical test never
+    says which model ran: others may give such answers too.
     """
     reason = None if replay.reason is None else replay.reason.value
-    claims = CLAIMS if replay.outcome is Outcome.AFFIRMED else (Claim.EXECUTION,)
+    claims: Sequence[Claim] = (Claim.EXECUTION,)
+    if replay.outcome is Outcome.AFFIRMED:
+        identifies = replay.source is not Source.STATISTICAL
+        claims = [each for each in CLAIMS if identifies or each is not Claim.MODEL]
     return [
         Finding(claim, replay.outcome, replay.source, replay.method, reason) for claim in claims
     ]

@@ -3,7 +3,9 @@
 What is run is what the statement committed to: the effective input and the resolved parameters, on
 weights with the digest that it names. Equal bytes affirm, on any engine. Other bytes refute only
 where the model's class promises otherwise on this very engine, or where they are beyond the
-tolerance that was found when the model was qualified; in every other case the node could not tell.
+tolerance that was found when the model was qualified. An answer of a calibrated language model that
+nobody promised to the bit is shown to it instead, token by token; in every other case the node
+could not tell.
 
 This module refuses to believe an opening that does not open its commitment.
 """
@@ -21,7 +23,8 @@ from verispect.core.claims import Source
 from verispect.core.commitments import OpenedParts, Part
 from verispect.core.errors import EngineError, Error, ModelError, Reason
 from verispect.core.receipt import InferenceReceipt
-from verispect.core.statement import Determinism, ServedLane
+from verispect.core.statement import Determinism, InferenceStatement, ServedLane
+from verispect.engines.forced import ScoringEngine
 from verispect.engines.integer import IntegerModel
 from verispect.engines.interface import (
     EngineIdentity,
@@ -39,12 +42,16 @@ from verispect.models.integer_model import WEIGHTS_FILE
 from verispect.models.manifest import ModelFormat
 from verispect.models.qualification import load_record, was_qualified_on
 from verispect.models.registry import ModelRegistry
+from verispect.models.token_calibration import TokenScoreCalibration, load_calibration
 from verispect.models.verified import RegisteredModel
+from verispect.node.answer_rule import ShownAnswer, judge_answers
+from verispect.node.teacher_forcing import score_text
 from verispect.proof.provable import ProvableModel
 from verispect.tlog.verdict import Outcome
 
 EXACT_REPLAY: Final = "exact-replay"
 TOLERANT_REPLAY: Final = "tolerant-replay"
+TEACHER_FORCED: Final = "teacher-forced"
 MAX_REPLAYED_CHOICES: Final = 8
 
 _EXACT: Final = frozenset({Determinism.EXACT, Determinism.EXACT_BATCH_ONE})
@@ -61,6 +68,8 @@ class Replay:
     reason: Reason | None = None
     source: Source = Source.REEXECUTED
     largest_difference: float | None = None
+    details: Mapping[str, Any] | None = None
+    """For a statistical method: figures, tolerance, error rates, where they are from."""
 
 
 def _unknown(reason: Reason, method: str = EXACT_REPLAY) -> Replay:
@@ -80,7 +89,7 @@ class Reexecutor:
         self._threads = threads
         self._onnx: OnnxEngine | None = None
         self._tensor: dict[bytes, TensorModel] = {}
-        self._language: dict[bytes, LanguageModel] = {}
+        self._language: dict[bytes, LlamaModel] = {}
 
     def holds(self, model_id: bytes) -> bool:
         """Tell whether the registry has a model of this digest."""
@@ -173,23 +182,38 @@ class Reexecutor:
         if not 1 <= len(texts) <= MAX_REPLAYED_CHOICES:
             return _unknown(Reason.TOO_LARGE)
         engine = await self._language_model(model)
-        sampling = _sampling(content[Part.PARAMETERS])
-        for number, text in enumerate(texts):
-            one = sampling
-            if number and sampling.seed is not None:
-                one = replace(sampling, seed=sampling.seed + number)
-            own = record["choices"][number] if "choices" in record else record
-            again = await _generate(engine, own, one)
-            if again != text:
-                exact = statement.model.determinism in _EXACT
-                lane = statement.model.lane is ServedLane.DETERMINISTIC
-                # A lane without exactness, or another build of the engine, may differ honestly.
-                if exact and lane and self._is_exact_here(model, engine.identity):
-                    return Replay(Outcome.REFUTED, EXACT_REPLAY, Reason.CONTENT_MISMATCH)
-                return _unknown(Reason.CONTENT_MISMATCH)
+        choices = _choices(record, _sampling(content[Part.PARAMETERS]), texts)
+        for own, one, text in choices:
+            if await _generate(engine, own, one) == text:
+                continue
+            exact = statement.model.determinism in _EXACT
+            lane = statement.model.lane is ServedLane.DETERMINISTIC
+            # A lane without exactness, or another build of the engine, may differ honestly.
+            if exact and lane and self._is_exact_here(model, engine.identity):
+                return Replay(Outcome.REFUTED, EXACT_REPLAY, Reason.CONTENT_MISMATCH)
+            return await self._shown(receipt, model, engine, choices)
         return Replay(Outcome.AFFIRMED, EXACT_REPLAY)
 
-    async def _language_model(self, model: RegisteredModel) -> LanguageModel:
+    async def _shown(
+        self,
+        receipt: InferenceReceipt,
+        model: RegisteredModel,
+        engine: LlamaModel,
+        choices: Sequence[Choice],
+    ) -> Replay:
+        """Show the model the answers that it did not give again, and judge by calibration."""
+        calibration = load_calibration(self._registry, model)
+        if calibration is None:
+            return _unknown(Reason.CONTENT_MISMATCH)
+        return await show_answers(
+            receipt.unverified_statement,
+            engine,
+            choices,
+            calibration,
+            same_build=self._is_exact_here(model, engine.identity),
+        )
+
+    async def _language_model(self, model: RegisteredModel) -> LlamaModel:
         known = self._language.get(model.model_id)
         if known is not None:
             return known
@@ -250,6 +274,72 @@ def _sampling(parameters: Mapping[str, Any]) -> Sampling:
         if known.get(name) is not None:
             known[name] = float(known[name])
     return Sampling(**known, logit_bias=bias)
+
+
+Choice = tuple[Mapping[str, Any], Sampling, str]
+"""Effective input, resolved sampling and stated text of one answer."""
+
+
+def _choices(
+    record: Mapping[str, Any], sampling: Sampling, texts: Sequence[str]
+) -> Sequence[Choice]:
+    found = []
+    for number, text in enumerate(texts):
+        one = sampling
+        if number and sampling.seed is not None:
+            one = replace(sampling, seed=sampling.seed + number)
+        own = record["choices"][number] if "choices" in record else record
+        found.append((own, one, text))
+    return found
+
+
+async def show_answers(
+    statement: InferenceStatement,
+    engine: ScoringEngine,
+    choices: Sequence[Choice],
+    calibration: TokenScoreCalibration,
+    *,
+    same_build: bool,
+) -> Replay:
+    """Judge answers by one pass over each, where the same bytes cannot be had again.
+
+    Args:
+        statement: gives the ends of the answers and their tokens.
+        engine: the model.
+        choices: the answers.
+        calibration: of this model.
+        same_build: it was made on this engine build; nothing is refuted on another one.
+    """
+    shown = [
+        ShownAnswer(
+            await score_text(
+                engine, own["token_ids"], text, sampling=one, grammar=own.get("grammar")
+            ),
+            finish,
+        )
+        for (own, one, text), finish in zip(choices, statement.finish_reasons, strict=True)
+    ]
+    sampling = choices[0][1]
+    mode = calibration.mode(sampling.temperature or 0.0)
+    tolerance = mode.honest.tolerance()
+    judgement = judge_answers(
+        shown,
+        sampling,
+        tolerance,
+        output_tokens=statement.usage.get("output_tokens"),
+        grammar=any(own.get("grammar") is not None for own, _, _ in choices),
+    )
+    outcome = judgement.outcome
+    if outcome is Outcome.REFUTED and not same_build:
+        outcome = Outcome.UNKNOWN
+    details = {
+        "method": TEACHER_FORCED,
+        "sampling": "greedy" if sampling.temperature == 0 else "sampled",
+        "figures": judgement.to_content(),
+        "tolerance": tolerance.to_content(),
+        "error_rates": mode.error_rates(),
+    }
+    return Replay(outcome, TEACHER_FORCED, judgement.reason, Source.STATISTICAL, details=details)
 
 
 async def _generate(engine: LanguageModel, record: Mapping[str, Any], sampling: Sampling) -> str:

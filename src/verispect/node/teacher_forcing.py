@@ -8,9 +8,15 @@ says of log-probabilities.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from verispect.engines.forced import ScoringEngine, TokenScores
 from verispect.engines.interface import Sampling
+
+MAX_READINGS: Final = 64
+"""How often the text of one answer is read in other tokens."""
+MAX_FAILED_READINGS: Final = 3
+"""So many in a row that explain no more than the last: the answer is another one."""
 
 
 async def score_answer(
@@ -39,3 +45,83 @@ async def score_answer(
         EngineError: when the engine fails.
     """
     return await engine.force(prompt_tokens, output_tokens, sampling=sampling, grammar=grammar)
+
+
+async def score_text(
+    engine: ScoringEngine,
+    prompt_tokens: Sequence[int],
+    text: str,
+    *,
+    sampling: Sampling,
+    grammar: str | None = None,
+) -> TokenScores:
+    """Score an answer of which only the text is known.
+
+    A model may have written a text in other tokens than the tokenizer would. Where the sampler
+    takes a token whose bytes also stand at that place, the text is read with that token, if that
+    makes the sampler disagree with less of it: a wrong answer gains nothing by it that the model
+    itself would not have said.
+
+    Args:
+        engine: as in `score_answer`.
+        prompt_tokens: what the model was given.
+        text: what it is said to have answered.
+        sampling: resolved settings, seed included.
+        grammar: of the sampler.
+
+    Raises:
+        RequestError: as `score_answer`.
+        EngineError: when the engine fails.
+    """
+    data = text.encode()
+    tokens = await engine.tokenize_answer(text)
+    scores = await score_answer(engine, prompt_tokens, tokens, sampling=sampling, grammar=grammar)
+    place = failed = 0
+    for _ in range(MAX_READINGS):
+        other = await _other_reading(engine, data, tokens, scores, place)
+        if other is None or failed == MAX_FAILED_READINGS:
+            break
+        place, reading = other
+        again = await score_answer(
+            engine, prompt_tokens, reading, sampling=sampling, grammar=grammar
+        )
+        if _agreement(again) > _agreement(scores):
+            tokens, scores, failed = reading, again, 0
+        else:
+            failed += 1
+    return scores
+
+
+def _agreement(scores: TokenScores) -> float:
+    if not scores.tokens or scores.truncated:
+        return 0.0
+    return sum(each.agrees for each in scores.tokens) / len(scores.tokens)
+
+
+async def _other_reading(
+    engine: ScoringEngine, data: bytes, tokens: Sequence[int], scores: TokenScores, place: int
+) -> tuple[int, list[int]] | None:
+    """Return the next place where the text can be read with the sampler's token, and how."""
+    pieces = await engine.token_pieces(tokens)
+    if b"".join(pieces) != data:
+        return None
+    wanted = await engine.token_pieces([each.chosen or 0 for each in scores.tokens])
+    start = 0
+    for index, score in enumerate(scores.tokens):
+        end = start + len(wanted[index])
+        if (
+            index >= place
+            and score.chosen is not None
+            and not score.agrees
+            and wanted[index]
+            and data[start:end] == wanted[index]
+        ):
+            try:
+                rest = data[end:].decode()
+            except UnicodeDecodeError:
+                rest = None
+            if rest is not None:
+                following = await engine.tokenize_answer(rest)
+                return index + 1, [*tokens[:index], score.chosen, *following]
+        start += len(pieces[index])
+    return None

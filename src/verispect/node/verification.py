@@ -31,7 +31,7 @@ from verispect.ledger.log.submission import NONCE_BYTES, sign_opening_request
 from verispect.node import judging
 from verispect.node.mirror import Mirror
 from verispect.node.operator_client import MAX_FORKS_BYTES, HttpSource, RefusedError, make_client
-from verispect.node.reexecution import EXACT_REPLAY, Reexecutor
+from verispect.node.reexecution import EXACT_REPLAY, Reexecutor, Replay
 from verispect.node.sampling import draw
 from verispect.node.services import PublishedServices
 from verispect.node.state import Job, Letter, NodeState
@@ -262,7 +262,7 @@ class VerificationNode:
         model_id = receipt.unverified_statement.model.model_id
         if not self._reexecutor.holds(model_id):
             return [finding], None
-        replayed = await self._run_again(receipt)
+        replay, replayed = await self._run_again(receipt)
         report = encode(
             [
                 1,
@@ -271,11 +271,12 @@ class VerificationNode:
                 [self._settings.rate.numerator, self._settings.rate.denominator],
                 promised,
                 [[str(f.claim), int(f.outcome), f.method, f.reason] for f in replayed],
+                *([replay.details] if replay and replay.details else []),
             ]
         )
         return [finding, *replayed], report
 
-    async def _run_again(self, receipt: InferenceReceipt) -> list[Finding]:
+    async def _run_again(self, receipt: InferenceReceipt) -> tuple[Replay | None, list[Finding]]:
         assert self._reexecutor is not None
         request = sign_opening_request(
             receipt.receipt_id,
@@ -295,11 +296,10 @@ class VerificationNode:
             raise judging.WrongBytesError(error.message, reason=Reason.OPENING_MISMATCH) from error
         if opened is None:
             reason = Reason.CONTENT_NOT_OPENED.value
-            unopened = Finding(
-                Claim.EXECUTION, Outcome.UNKNOWN, Source.REEXECUTED, EXACT_REPLAY, reason
-            )
-            return [unopened]
-        return judging.findings_of(await self._reexecutor.replay(receipt, opened))
+            looked = (Claim.EXECUTION, Outcome.UNKNOWN, Source.REEXECUTED, EXACT_REPLAY, reason)
+            return None, [Finding(*looked)]
+        replay = await self._reexecutor.replay(receipt, opened)
+        return replay, judging.findings_of(replay)
 
     def _late_evidence(self, leaf: LateEvidenceLeaf) -> list[Finding]:
         own = next((each for each in self._receipt_leaves() if each.receipt == leaf.receipt), None)
