@@ -94,7 +94,7 @@ def test_an_answer_leaves_when_the_chain_has_the_money(tmp_path, treachery):
 
 
 def _ask_until_known(gateway, header):
-    """Present a payment as often as the server asks for it: its watch may be at the same payment."""
+    """Present a payment as often as the server asks: its watch may be at the same one."""
     deadline = time.monotonic() + 30
     answer = gateway.ask(header)
     while answer.status_code == 503 and time.monotonic() < deadline:
@@ -114,5 +114,27 @@ def test_without_a_node_the_answer_leaves_and_the_payment_stays_pending(tmp_path
         assert (said["success"], said["errorReason"]) == (False, "settlement_pending")
         assert gateway.ask(header).content == answer.content
         assert gateway.payments.store.totals().keys() == {State.PENDING}
+        assert gateway.balance("payee") == PRICE
+        assert gateway.running.model.started == 1
+
+
+def test_without_a_node_a_transfer_that_is_refused_buys_no_answer(tmp_path, monkeypatch):
+    """A payer that spent its money after it was looked at, or promised it twice, gets nothing."""
+    with run_with_facilitator(tmp_path, has_node=False) as gateway:
+        header = gateway.pay()
+        refusal = {
+            "success": False,
+            "errorReason": "insufficient_funds",
+            "transaction": "",
+            "network": "eip155:1",
+        }
+        with monkeypatch.context() as patch:
+            patch.setattr(gateway.hostile, "_really_settle", lambda *_: refusal)
+            for _ in range(2):
+                answer = gateway.ask(header)
+                assert answer.status_code == 503, answer.text
+                assert answer.json()["error"]["code"] == "payment-pending"
+        assert gateway.balance("payee") == 0
+        assert gateway.ask(header).status_code == 200
         assert gateway.balance("payee") == PRICE
         assert gateway.running.model.started == 1
