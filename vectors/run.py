@@ -14,8 +14,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from verispect.appraisal.policy import AssurancePolicy
 from verispect.appraisal.result import Verdict
 from verispect.appraisal.service_history import ServiceHistory
@@ -31,9 +29,6 @@ from verispect.core.receipt import InferenceReceipt
 from verispect.core.statement import InferenceStatement, StreamBinding
 from verispect.core.stream import StreamChain, open_interim
 from verispect.core.transaction_files import read_transaction_file
-from verispect.proof.parameters import Mode
-from verispect.proof.provable import ProvableModel
-from verispect.proof.verifier import verify_proof
 
 Answer = tuple[str, str | None]
 ACCEPTED: Answer = ("accepted", None)
@@ -143,6 +138,13 @@ def _transaction(case: dict[str, Any]) -> Answer:
 
 
 def _proof(case: dict[str, Any]) -> Answer:
+    # Only proofs need NumPy.
+    import numpy as np
+
+    from verispect.proof.parameters import Mode
+    from verispect.proof.provable import ProvableModel
+    from verispect.proof.verifier import verify_proof
+
     model = ProvableModel.decode(bytes.fromhex(case["model"]))
     graph = model.graph
 
