@@ -17,7 +17,7 @@ from typing import TypeAlias
 import numpy as np
 
 from verispect.proof import field
-from verispect.proof.field import MODULUS, ONE, ZERO, Array, Element
+from verispect.proof.field import MODULUS, ZERO, Array, Element
 from verispect.proof.parameters import Code, ProofShape
 from verispect.proof.prover import kernels_sumcheck as kernels
 from verispect.proof.prover import views
@@ -95,6 +95,22 @@ def hide_combination(masks: Masks, combination: Array) -> Array:
     return field.add(combination, masks.coordinates(3 * masks.count))
 
 
+def _collected(
+    equations: Sequence[dict[int, Element]], powers: Sequence[Element], count: int
+) -> Array:
+    """Return what the equations, weighted, have for each mask."""
+    numbers = [number for each in equations for number in each]
+    factors = field.multiply_extension(
+        field.to_array([value for each in equations for value in each.values()]),
+        np.repeat(field.to_array(powers), [len(each) for each in equations], axis=0),
+    )
+    # Halves of 32 bits, so that sums of many do not wrap around.
+    halves = np.zeros((2, count, 2), np.uint64)
+    np.add.at(halves[0], numbers, factors & np.uint64(0xFFFFFFFF))
+    np.add.at(halves[1], numbers, factors >> np.uint64(32))
+    return field.add(halves[0], field.multiply(halves[1], np.array(1 << 32, np.uint64)))
+
+
 def settle(
     channel: Channel,
     masks: Masks,
@@ -120,14 +136,10 @@ def settle(
             equation[number] = equation.get(number, ZERO) - power * coefficient
         power = power * theta
     channel.equations.append(equation)
-    eta, power = channel.challenge("collect"), ONE
-    collected = [ZERO] * len(masks.elements)
-    for i, each in enumerate(channel.equations):
-        power = power * eta if i else ONE
-        for number, coefficient in each.items():
-            collected[number] = collected[number] + power * coefficient
+    powers = field.powers(channel.challenge("collect"), len(channel.equations))
+    power = powers[-1]
     flat = np.zeros((masks.count * code.columns, 2), np.uint64)
-    pairs = field.to_array(collected)
+    pairs = _collected(channel.equations, powers, len(masks.elements))
     flat[: 2 * len(pairs) : 2] = pairs
     # The second entry of an element stands for its coordinate of X.
     flat[1 : 2 * len(pairs) : 2, 0] = field.multiply(pairs[:, 1], np.array(7, np.uint64))
