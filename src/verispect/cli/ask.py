@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from verispect.cli.files import read_policy, read_trusted_root, write_file
 from verispect.cli.outcome import EXIT_DONE, tell_failure
+from verispect.cli.paying import add_paying_options, open_payer, tell_bill
 from verispect.core.encoding import to_base64url
 from verispect.core.errors import Error, RequestError
 
@@ -61,6 +62,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--save", type=Path, metavar="DIR", help="keep request, response, receipt and openings"
     )
+    add_paying_options(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -80,7 +82,10 @@ def run(arguments: argparse.Namespace) -> int:
         assurance = read_policy(assurance)
     root = None if arguments.trusted_root is None else read_trusted_root(arguments.trusted_root)
     channel = _channel(root, policy) if arguments.confidential else None
-    with GatewayClient(arguments.url, confidential=channel) as client:
+    payer = open_payer(arguments, root, policy)
+    with GatewayClient(arguments.url, confidential=channel, payer=payer) as client:
+        if payer is not None and arguments.pay_forgive:
+            payer.forgive(client.origin)
         exchange = client.chat(
             arguments.model,
             messages,
@@ -96,7 +101,10 @@ def run(arguments: argparse.Namespace) -> int:
     if root is None:
         print("UNVERIFIED: --unsafe-no-verify was given", file=sys.stderr)
         return EXIT_DONE
-    return _tell_verdict(exchange, root, policy)
+    code = _tell_verdict(exchange, root, policy)
+    if payer is not None:
+        tell_bill(payer)
+    return code
 
 
 def _channel(root: TrustedRoot | None, policy: AssurancePolicy) -> ConfidentialChannel:

@@ -16,17 +16,19 @@ from typing import Final
 
 from verispect.appraisal.asked import expect, read_request
 from verispect.appraisal.expected import Expected
-from verispect.appraisal.result import AttestationResult
+from verispect.appraisal.result import AttestationResult, Verdict
 from verispect.appraisal.service_history import ServiceHistory
 from verispect.appraisal.transcript import read_answer
 from verispect.appraisal.verifier import Verifier
 from verispect.cli.files import read_file, read_policy, read_receipt, read_trusted_root, to_json
-from verispect.cli.outcome import plain, tell_verdict
+from verispect.cli.metering import bill_to_json, compute_bill, print_bill
+from verispect.cli.outcome import plain, tell_failure, tell_verdict
+from verispect.cli.places import default_home
 from verispect.cli.transaction import run_transaction
 from verispect.core.claims import Claim, Source
 from verispect.core.commitments import decode_openings
 from verispect.core.encoding import from_base64url, from_hex
-from verispect.core.errors import RequestError
+from verispect.core.errors import Error, RequestError
 from verispect.core.receipt import InferenceReceipt
 from verispect.core.transaction_files import is_transaction_file
 from verispect.evidence.interface import CheckStatus
@@ -78,12 +80,25 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         metavar="INDEX=POLICY",
         help="of a transaction, what is required of this part instead; repeatable",
     )
+    parser.add_argument(
+        "--metering",
+        action="store_true",
+        help="count the tokens again and compute the bill; needs --openings and the model",
+    )
+    parser.add_argument(
+        "--registry",
+        type=Path,
+        default=default_home() / "models",
+        help="registry that has the model, for --metering",
+    )
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the subcommand and return its exit code."""
     if is_transaction_file(data := read_file(arguments.receipt)):
+        if arguments.metering:
+            raise RequestError("--metering takes the receipt of one inference")
         return run_transaction(arguments, data, now=_time(arguments.at))
     receipt = InferenceReceipt.parse(read_receipt(arguments.receipt))
     opened = decode_openings(read_file(arguments.openings)) if arguments.openings else {}
@@ -100,12 +115,23 @@ def run(arguments: argparse.Namespace) -> int:
         now=_time(arguments.at),
         expected=expected,
     )
+    bill, refused = None, None
+    if arguments.metering and result.verdict is Verdict.VERIFIED:
+        try:
+            bill = compute_bill(receipt, opened, arguments.registry)
+        except Error as error:
+            refused = error
     if arguments.json:
-        print(to_json(result.to_json()))
+        shown = result.to_json()
+        if bill is not None:
+            shown["bill"] = bill_to_json(bill)
+        print(to_json(shown))
     else:
         print_result(result)
+        if bill is not None:
+            print_bill(receipt, bill)
     sys.stdout.flush()
-    return tell_verdict(result)
+    return tell_verdict(result) if refused is None else tell_failure(refused)
 
 
 def _time(text: str | None) -> int:

@@ -73,8 +73,7 @@ def ask_paying(
         RequestError: the gateway refused, or the payer does (`spend-limit`, `payment-unproven`).
         VerificationError: `offer-invalid`.
     """
-    origin = f"{url.scheme}://{url.netloc.decode('ascii')}"
-    purchase = payer.begin(origin, url.path, body, headers)
+    purchase = payer.begin(origin_of(url), url.path, body, headers)
     shown = ShownOnce(on_text)
     try:
         if purchase.signature is None:
@@ -86,6 +85,11 @@ def ask_paying(
         purchase.end()
         raise
     return purchase, head, received
+
+
+def origin_of(url: httpx.URL) -> str:
+    """Return scheme, host and port of an address."""
+    return f"{url.scheme}://{url.netloc.decode('ascii')}"
 
 
 def _ask_price(

@@ -36,7 +36,7 @@ from verispect.client.exchange import Exchange as Exchange
 from verispect.client.exchange import policy_asked
 from verispect.client.exchange import verify_exchange as verify_exchange
 from verispect.client.paying import Payer
-from verispect.client.paying_exchange import RESPONSE_HEADER, ask_paying
+from verispect.client.paying_exchange import RESPONSE_HEADER, ask_paying, origin_of
 from verispect.client.reading import read_pieces, refuse
 from verispect.core.commitments import MAX_OPENINGS_BYTES
 from verispect.core.confidential import REQUEST_TYPE
@@ -101,6 +101,11 @@ class GatewayClient:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port, by which a payer knows this gateway."""
+        return origin_of(self._http.base_url)
 
     def close(self) -> None:
         """Close the connections."""
