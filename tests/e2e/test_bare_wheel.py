@@ -137,6 +137,13 @@ def test_vectors_of_proofs_are_answered_offline(bare, tmp_path):
     assert "numpy" in answer_offline(bare, tmp_path, PROOFS)
 
 
+def test_the_rule_of_stakes_is_in_the_wheel(bare, tmp_path):
+    """Who installs the base alone has the table that advice is held to."""
+    script = "from verispect.appraisal.stakes import STAKES; print(*STAKES)"
+    shown = run(bare, "-I", "-c", script, cwd=tmp_path, env={"PATH": "/usr/bin:/bin"})
+    assert shown.stdout.split() == ["low", "moderate", "high", "critical"]
+
+
 def test_network_is_really_shut(bare, tmp_path):
     """The guard is no decoration: a script that reaches for a network fails under it."""
     offline, script = tmp_path / "offline.py", tmp_path / "reach.py"

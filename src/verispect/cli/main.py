@@ -14,6 +14,7 @@ from typing import Final
 
 from verispect import __version__
 from verispect.cli import (
+    advise,
     anchor,
     appraise,
     ask,
@@ -40,6 +41,7 @@ from verispect.core.errors import Error
 
 _COMMANDS: Final = (
     serve,
+    advise,
     ask,
     verify,
     inspect,

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from verispect.gateway import (
+    advice_routes,
     chat,
     completions,
     embeddings,
@@ -142,6 +143,7 @@ _ROUTES: Final = (
         takes_json=False,
     ),
     Route("/v1/policies/{digest}", {"GET": policies.retrieve_policy}, is_prefix=True),
+    Route("/v1/advise", {"GET": advice_routes.advise}),
     Route("/v1/prices", {"GET": payment_routes.retrieve_prices}),
     Route("/v1/payments/{id}", {"GET": payment_routes.retrieve_payment}, is_prefix=True),
     Route("/.well-known/x402", {"GET": payment_routes.manifest}),

@@ -57,11 +57,11 @@ class Spread:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredProofs:
-    """The finished proofs of one model."""
+    """The promised proofs of one model."""
 
-    milliseconds: Spread
-    """From the request to the finished proof, waiting included."""
-    octets: Spread
+    milliseconds: Spread | None
+    """From the request to the finished proof, waiting included; none where none was finished."""
+    octets: Spread | None
     missed: int
     """Of the newest promised proofs, how many failed or came late."""
     promised: int
@@ -93,7 +93,7 @@ class MeasuredHistory:
             return Spread.of(self._answers.get((model, assurance), ()))
 
     def proofs(self, model: str) -> MeasuredProofs | None:
-        """Return what the finished proofs of a served model took.
+        """Return what the proofs of a served model took; nothing where none was due yet.
 
         Raises:
             StoreError: `store-failed`, `store-locked`.
@@ -115,7 +115,7 @@ class MeasuredHistory:
         )
         milliseconds = Spread.of(max(0, row[0]) for row in done)
         octets = Spread.of(row[1] for row in done)
-        if milliseconds is None or octets is None:
+        if not states:
             return None
         missed = sum(1 for (state,) in states if state != JobState.DONE)
         return MeasuredProofs(milliseconds, octets, missed, len(states))
