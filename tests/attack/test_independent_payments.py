@@ -119,6 +119,23 @@ def test_waiting_makes_no_part_of_a_transaction_fail(gateway, action):
     assert settled(gateway) <= TAKEN
 
 
+def test_a_commit_that_the_payments_were_not_told_of_is_paid(gateway, monkeypatch):
+    """What became of a transaction is on disk: a lost message, or a death, loses no payment."""
+
+    async def lost(*_arguments):
+        return None
+
+    monkeypatch.setattr(gateway.payments.watch, "committed", lost)
+    with gateway.http() as client:
+        identifier, headers, key = begin(client)
+        asked = client.post(CHAT, json=ASK, headers=headers)
+        paid = {**headers, "PAYMENT-SIGNATURE": gateway.channel().sign(asked)}
+        assert client.post(CHAT, json=ASK, headers=paid).status_code == 200
+        ended = client.post(f"/v1/transactions/{identifier}/commit", headers=key)
+    assert ended.status_code == 200, ended.text
+    assert settled(gateway) <= TAKEN
+
+
 def test_a_policy_that_names_unknown_roots_is_not_sold(gateway):
     """An alternative that no verifier of ours can judge would leave a streamed answer unpaid."""
     claims = dict(own()["claims"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import sqlite3
 import sys
 import threading
@@ -17,6 +19,7 @@ from running_gateway import run_gateway
 from log_leaves import T0, nodes
 from tlog_log import SIGNER
 from verispect.attesters.signer import SoftwareSigner
+from verispect.cli import status
 from verispect.core.encoding import sha256, to_base64url
 from verispect.core.envelope import sign_envelope
 from verispect.core.errors import Reason, RequestError
@@ -87,6 +90,17 @@ def test_two_ends_of_one_transaction_are_flagged(other):
     whole = replay_status([leaf(PENDING), leaf(COMMITTED), b"junk"], nodes=nodes(2))
     assert not whole.contradicted
     assert table.digest() != replace(table, contradicted=()).digest()
+
+
+def test_the_status_of_a_log_with_two_ends_is_a_failure(monkeypatch, capsys):
+    """The command line says so, names both leaves, and its exit code is not zero."""
+    for leaves, code in (([COMMITTED], 0), ([COMMITTED, FAILED], 1)):
+        table = replay_status([leaf(each) for each in leaves], nodes=nodes(2))
+        monkeypatch.setattr(status, "_table", lambda _arguments, table=table: table)
+        assert status.run(argparse.Namespace(subject="log")) == code
+    shown = json.loads(capsys.readouterr().out.partition("}\n{")[2].join(("{", "")))
+    (found,) = shown["contradicted"]
+    assert (found["leaves"], found["reason"]) == ([0, 1], "transaction-contradicted")
 
 
 def test_one_end_that_is_logged_again_or_by_a_stranger_contradicts_nothing():

@@ -78,3 +78,16 @@ def test_size_is_limited():
     with pytest.raises(MalformedError) as caught:
         AssurancePolicy.from_toml("#" * (MAX_POLICY_CHARACTERS + 1))
     assert caught.value.reason is Reason.TOO_LARGE
+
+
+def test_what_can_be_read_can_be_read_again_in_full():
+    """Names that stand for long lists make no policy that its own printed form is too large for."""
+    names = [f"{number:0256d}" for number in range(256)]
+    nodes = [{"source": "reexecuted", "nodes": k, "nodes_among": ["@b"]} for k in range(1, 5)]
+    document = {"version": 1, "name": "a", "claims": {"output": nodes}, "roots": {"b": names}}
+    with pytest.raises(MalformedError) as caught:
+        AssurancePolicy.from_document(document)
+    assert caught.value.reason is Reason.TOO_LARGE
+    document["claims"]["output"].pop()
+    policy = AssurancePolicy.from_document(document)
+    assert AssurancePolicy.from_toml(policy.to_toml()).digest() == policy.digest()

@@ -221,11 +221,13 @@ class AssurancePolicy:
 
         Raises:
             MalformedError: `malformed-policy` for anything unknown, misspelt or out of range;
-                `policy-contradictory` for what nothing can meet; `policy-cycle`, `too-large`,
-                `too-deep`.
+                `policy-contradictory` for what nothing can meet; `policy-cycle`, `too-large`, also
+                where its form in full could not be read again, and `too-deep`.
         """
         policy = _from_document(document)
         policy.check_possible()
+        if policy.names_roots and len(policy.to_toml()) > MAX_POLICY_CHARACTERS:
+            raise MalformedError("the policy is too large in full", reason=Reason.TOO_LARGE)
         return policy
 
     def check_possible(self) -> None:

@@ -52,7 +52,6 @@ SHOWN_TOKENS: Final = 1000
 
 CUT_SECONDS: Final = 120
 """Before the deadline of its payment, when a stream is cut; longer than one chunk may take."""
-
 _THREADS: Final = 8
 _OWED: Final = frozenset({State.CAPTURING, State.PENDING})
 _Result = TypeVar("_Result")
@@ -70,7 +69,7 @@ class Payments:
         base: the address under which this server is asked; that of each request where `None`.
         is_development: whether the money is worth nothing.
         serves_pending: whether an answer leaves whose transfer was asked for and is not seen: for
-            servers that can ask no chain, and never see any.
+            servers that can ask no chain, and never see any. One that was refused does not leave.
         sweep_seconds: how often what channels owe is claimed.
         retention_seconds: how long after their deadlines the content of answers is kept.
     """
@@ -308,7 +307,8 @@ class Payments:
             refused.headers = [*refused.headers, (RESPONSE_HEADER, header)]
             raise refused
         is_voucher = payment.authorisation.scheme is Scheme.BATCH_SETTLEMENT
-        unpaid = state is State.DELIVERED or (state in _OWED and not self._serves_pending)
+        serves = self._serves_pending and not self._machine.was_refused(payment.payment_id)
+        unpaid = state is State.DELIVERED or (state in _OWED and not serves)
         waits = unpaid and not is_voucher
         if stored is None or waits:
             raise HttpError(

@@ -62,6 +62,8 @@ class PaymentMachine:
         self._lock = threading.Lock()
         self._watchers: dict[Digest, list[Callable[[Payment], None]]] = {}
         self._taking: set[Digest] = set()
+        self._unasked: set[Digest] = set()
+        self._refused: set[Digest] = set()
 
     # -- Before and during the inference -----------------------------------------------------
 
@@ -142,6 +144,8 @@ class PaymentMachine:
         moved = self._store.move(
             payment_id, State.EXECUTING, State.DELIVERED, charge=charge, answer=answer
         )
+        with self._lock:
+            self._unasked.add(payment_id)
         self._tell(moved)
         return moved
 
@@ -157,6 +161,8 @@ class PaymentMachine:
         if State.RELEASED not in EDGES[payment.state]:
             raise StoreError("the payment is owed or taken", reason=Reason.STORE_CONFLICT)
         moved = self._store.move(payment_id, payment.state, State.RELEASED)
+        with self._lock:
+            self._unasked.discard(payment_id)
         self._tell(moved)
         return moved
 
@@ -227,10 +233,37 @@ class PaymentMachine:
             payment = self._store.move(payment.payment_id, State.PENDING, State.CAPTURING)
         # Whether money moved is on the chain, not in the error.
         with contextlib.suppress(Error):
-            self._settlement.settle(payment, charge)
+            self._ask(payment, charge)
         if (known := self._conclude(payment, is_asked=True)) is not None:
             return known
         return self._store.move(payment.payment_id, State.CAPTURING, State.PENDING)
+
+    def _ask(self, payment: Payment, charge: int) -> None:
+        """Ask for the money, and remember where that was refused the first time.
+
+        Later a refusal may only say that the money has moved.
+        """
+        payment_id = payment.payment_id
+        with self._lock:
+            is_first = payment_id in self._unasked
+            self._unasked.discard(payment_id)
+        try:
+            self._settlement.settle(payment, charge)
+        except VerificationError:
+            if is_first:
+                with self._lock:
+                    self._refused.add(payment_id)
+            raise
+        with self._lock:
+            self._refused.discard(payment_id)
+
+    def was_refused(self, payment_id: Digest) -> bool:
+        """Tell whether the money was asked for and refused, and never granted since.
+
+        Nothing is decided by it but whether an answer leaves where no chain can be asked.
+        """
+        with self._lock:
+            return payment_id in self._refused
 
     def _conclude(self, payment: Payment, *, is_asked: bool) -> Payment | None:
         """Write down what the chain says, where it says how it ended; `None` to ask for money.
