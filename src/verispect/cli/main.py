@@ -19,6 +19,7 @@ from verispect.cli import (
     appraise,
     ask,
     attest,
+    audit,
     coverage,
     history,
     inspect,
@@ -58,6 +59,7 @@ _COMMANDS: Final = (
     proof,
     policy,
     attest,
+    audit,
     appraise,
     plumbing,
 )
