@@ -113,6 +113,10 @@ bench-receipt: .venv/.test  ## Receipt size, minting and verifying
 bench-policy: .venv/.test  ## Evaluating a policy on the evidence of one receipt
 	@$(RUN) bench/policy.py
 
+.PHONY: bench-audit
+bench-audit: .venv/.test  ## Substituted models found by audits of one per cent, on real answers
+	@$(RUN) bench/audit.py
+
 .PHONY: bench-proof
 bench-proof: .venv/.test  ## Time, size and memory of proofs of seven models
 	@$(RUN) bench/proof.py
