@@ -256,3 +256,16 @@ def test_a_model_of_the_catalogue_is_imported_by_its_name(tmp_path, capsys) -> N
     with pytest.raises(SystemExit) as caught:
         _proof("import", tmp_path / "m.onnx", *named[1:])
     assert caught.value.code == 2
+
+
+def test_what_was_mistyped_is_told_apart_from_what_is_refused(made, capsys) -> None:
+    """A word that is no digest and an input left out are errors of usage."""
+    inputs = ["--inputs", made / "inputs.npy"]
+    for further, told in (
+        ([*inputs, "--context", "zz"], "32 octets"),
+        ([*inputs, "--context", "33"], "32 octets"),
+        ([*inputs, "--model-digest", "AB" * 32], "lower-case"),
+        ([], "hides no input"),
+    ):
+        assert _verify(made, "open", *further) == 2
+        assert told in capsys.readouterr().err

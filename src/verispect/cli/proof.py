@@ -9,7 +9,6 @@ other actions bring their extras (`onnx`, `prover`) in when they are used.
 from __future__ import annotations
 
 import argparse
-import hmac
 import sys
 import time
 from pathlib import Path
@@ -18,7 +17,13 @@ from typing import TYPE_CHECKING, Any, Final
 from verispect.cli.files import read_file, to_json, write_file
 from verispect.cli.outcome import EXIT_DONE
 from verispect.core.encoding import DIGEST_BYTES, from_hex, sha256
-from verispect.core.errors import ModelError, Reason, RequestError, VerificationError
+from verispect.core.errors import (
+    MalformedError,
+    ModelError,
+    Reason,
+    RequestError,
+    VerificationError,
+)
 
 if TYPE_CHECKING:
     from verispect.proof.provable import ProvableModel
@@ -194,10 +199,19 @@ def _shape(text: str | None) -> tuple[int, ...] | None:
 def _context(text: str | None) -> bytes:
     if text is None:
         return NO_CONTEXT
-    context = from_hex(text)
-    if len(context) != DIGEST_BYTES:
-        raise RequestError(f"a context has {DIGEST_BYTES} octets", parameter="context")
-    return context
+    return _digest(text, "context")
+
+
+def _digest(text: str, parameter: str) -> bytes:
+    try:
+        octets = from_hex(text)
+    except MalformedError:
+        octets = b""
+    if len(octets) != DIGEST_BYTES:
+        raise RequestError(
+            f"expected {DIGEST_BYTES} octets in lower-case hexadecimal", parameter=parameter
+        )
+    return octets
 
 
 def _read_model(path: Path) -> ProvableModel:
@@ -303,12 +317,14 @@ def _verify(arguments: argparse.Namespace) -> None:
     context = _context(arguments.context)
     model = _read_model(arguments.model)
     wanted = arguments.model_digest
-    if wanted is not None and not hmac.compare_digest(from_hex(wanted), bytes(model.digest)):
+    if wanted is not None and _digest(wanted, "model-digest") != model.digest:
         raise VerificationError(
             f"the model's digest is {model.digest.hex()}", reason=Reason.PROOF_WRONG_MODEL
         )
     integers = None
     clipped = 0
+    if arguments.inputs is None and not model.budget:
+        raise RequestError("mode succinct hides no input: give it", parameter="inputs")
     if arguments.inputs is not None:
         read = read_input(model.graph.input, read_array(arguments.inputs))
         integers, clipped = read.integers, read.clipped

@@ -41,7 +41,8 @@ def check_samples(model: OnnxModel, samples: npt.ArrayLike) -> npt.NDArray[Any]:
     """
     array = np.asarray(samples)
     if array.dtype.kind not in "buif" or array.shape[1:] != model.input_shape[1:] or not len(array):
-        raise RequestError("the samples are not a batch of the model's inputs")
+        expected = "x".join(map(str, ("n", *model.input_shape[1:])))
+        raise RequestError(f"expected samples that are numbers of shape {expected}")
     if not bool(np.isfinite(array).all()):
         raise RequestError("a sample is not finite", reason=Reason.INVALID_REQUEST)
     return array.astype(model.input_type)
