@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
 from collections import Counter
@@ -13,12 +14,12 @@ import pytest
 
 from log_leaves import MINUTE, T0, late, nodes, receipt_leaf, verdict
 from node_world import material
-from verispect.appraisal.policy import ATTESTED, ATTESTED_DEVELOPMENT, SIGNED
+from verispect.appraisal.policy import ATTESTED, ATTESTED_DEVELOPMENT, PROVEN, SIGNED
 from verispect.appraisal.trusted_root import TrustedRoot
 from verispect.attesters.signer import Issuer, SoftwareSigner
 from verispect.cli.main import main
 from verispect.core.claims import Claim, Source
-from verispect.core.encoding import sha256
+from verispect.core.encoding import decode_content, sha256
 from verispect.core.envelope import STATEMENT_TYPE, sign_envelope
 from verispect.core.errors import RequestError
 from verispect.core.keys import KeyId
@@ -34,7 +35,7 @@ from verispect.ledger.log.embedded import LogFolder
 from verispect.ledger.log.entries import entry_of_leaf
 from verispect.ledger.log.interface import NewEntry
 from verispect.tlog.leaf import SignedLeaf, decode_leaf
-from verispect.tlog.publications import COVERAGE_TYPE
+from verispect.tlog.publications import COVERAGE_TYPE, REFUSAL_TYPE, Refusal
 from verispect.tlog.receipt_leaf import Disclosure, ReceiptLeaf
 from verispect.tlog.status import replay_status
 from verispect.tlog.status_table import NodePolicy
@@ -146,6 +147,32 @@ VERDICTS = (
 def random_verdict(draw: random.Random, number: int, at: int) -> bytes:
     name = draw.choice(("node-a", "node-b", "node-c", "stranger"))
     return verdict(number, node=name, at=at, **draw.choice(VERDICTS))
+
+
+def test_what_was_not_delivered_is_counted_by_what_was_required(tmp_path: Path) -> None:
+    """Failures and refusals stand under the preset that was asked for, at /metrics too."""
+    issuer = SoftwareSigner(bytes(range(32)))
+    refusal = sign_envelope(
+        Refusal(T0, "chat.completions", "assurance-unavailable", ATTESTED.digest()).encode(),
+        content_type=REFUSAL_TYPE,
+        issuer="tests",
+        subject="x",
+        signer=issuer,
+    )
+    promise = [PromisedEvidence("proof", None, T0 + 10)]
+    leaves = [
+        leaf(1, assurance=PROVEN.digest(), evidence=promise),
+        SignedLeaf.of(refusal).encode(),
+        leaf(MINUTE * 3, assurance=SIGNED.digest()),
+    ]
+    figures = counted(leaves).figures()
+    assert figures.unmet[PROVEN.digest()].failures == {"evidence-overdue": 1}
+    assert figures.unmet[ATTESTED.digest()].refusals == {"assurance-unavailable": 1}
+    assert SIGNED.digest() not in figures.unmet
+    (tmp_path / "c.json").write_text(json.dumps(decode_content(figures.report())))
+    rendered = Metrics(coverage=tmp_path / "c.json").render().decode()
+    assert 'verispect_coverage_unmet{outcome="failed",preset="proven"} 1.0' in rendered
+    assert 'verispect_coverage_unmet{outcome="refused",preset="attested"} 1.0' in rendered
 
 
 def test_another_figure_is_noticed() -> None:

@@ -120,3 +120,7 @@ def _print(figures: Figures) -> None:
     for name, counts in (("failed", figures.failures), ("refused", figures.refusals)):
         for reason, count in sorted(counts.items()):
             print(f"  {name:<16} {plain(reason):<24} {count}")
+    for row in _document(figures)["unmet"]:
+        word = row["preset"] or (row["digest"] or "no known policy")[:16]
+        missed = sum(row["failures"].values()), sum(row["refusals"].values())
+        print(f"  required         {word:<24} {missed[0]} failed, {missed[1]} refused")

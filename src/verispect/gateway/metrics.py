@@ -7,9 +7,10 @@ wrote, so that their number is bounded and nothing leaks. Children are looked up
 from __future__ import annotations
 
 import json
+from collections import Counter as Counts
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -52,8 +53,27 @@ class _PublishedCoverage(Collector):
         )
         for row in claims:
             claimed.add_metric((row["claim"], row["source"]), row["inferences"])
+        unmet = GaugeMetricFamily(
+            "verispect_coverage_unmet",
+            "Inferences of the latest published epoch that failed or were refused, by what was "
+            "required.",
+            labels=("preset", "outcome"),
+        )
+        for (preset, name), count in _unmet(document).items():
+            unmet.add_metric((preset, name), count)
         yield outcome
         yield claimed
+        yield unmet
+
+
+def _unmet(document: dict[str, Any]) -> Counts[tuple[str, str]]:
+    """Add up failures and refusals by preset; all policies of callers' own are one label."""
+    counts: Counts[tuple[str, str]] = Counts()
+    for row in document.get("unmet", []):
+        preset = row["preset"] or "other"
+        counts[preset, "failed"] += sum(row["failures"].values())
+        counts[preset, "refused"] += sum(row["refusals"].values())
+    return counts
 
 
 class Metrics:

@@ -74,6 +74,21 @@ class Amounts:
 
 
 @dataclass(slots=True)
+class Unmet:
+    """Why what a policy required was not delivered, and how often."""
+
+    failures: Counter[str] = field(default_factory=Counter)
+    refusals: Counter[str] = field(default_factory=Counter)
+
+    def to_content(self) -> dict[str, Any]:
+        """Return the form in a report."""
+        return {
+            "failures": dict(sorted(self.failures.items())),
+            "refusals": dict(sorted(self.refusals.items())),
+        }
+
+
+@dataclass(slots=True)
 class Figures:
     """The figures of one epoch; a function of a prefix of the log, the epoch's start and nodes."""
 
@@ -85,6 +100,8 @@ class Figures:
     models: dict[Digest | None, Amounts] = field(default_factory=dict)
     failures: Counter[str] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)
+    unmet: dict[Digest | None, Unmet] = field(default_factory=dict)
+    """By the policy that was required; `None` for refusals that name none."""
 
     def count(self, leaf: tuple[Digest, _Shown], sources: Iterable[tuple[Claim, Source]]) -> None:
         """Count a receipt under its policy and model, and under what it achieved."""
@@ -121,6 +138,14 @@ class Figures:
                 ],
                 "failures": dict(sorted(self.failures.items())),
                 "refusals": dict(sorted(self.refusals.items())),
+                "unmet": [
+                    {
+                        "digest": digest.hex() if digest else None,
+                        "preset": _NAME_OF_PRESET.get(digest) if digest else None,
+                        **unmet.to_content(),
+                    }
+                    for digest, unmet in sorted(self.unmet.items(), key=lambda item: item[0] or b"")
+                ],
             }
         )
 
@@ -158,7 +183,7 @@ class CoverageCounter(StatusReplay):
         self._leaves = leaves
         self._start = 0
         self._plain: dict[tuple[bytes, _Shown], int] = {}
-        self._refusals: list[tuple[int, str]] = []
+        self._refusals: list[tuple[int, Refusal]] = []
         self._sources: dict[Digest, set[Source]] = {}
         self._earliest = 0
         self._looked_over = -1
@@ -200,7 +225,7 @@ class CoverageCounter(StatusReplay):
             return
         if isinstance(leaf, SignedLeaf):
             if isinstance(leaf.payload, Refusal):
-                self._refusals.append((index, leaf.payload.reason))
+                self._refusals.append((index, leaf.payload))
             elif isinstance(leaf.payload, NodeVerdict) and _can_fail(leaf.payload):
                 digest = leaf.payload.receipt
                 listed = self._nodes.author(leaf.envelope) is not None
@@ -289,13 +314,18 @@ class CoverageCounter(StatusReplay):
                 continue
             found.outcomes[row.state.name.lower()] += 1
             if row.state is State.FAILED:
-                found.failures[row.reason.value if row.reason else ""] += 1
+                reason = row.reason.value if row.reason else ""
+                found.failures[reason] += 1
+                found.unmet.setdefault(row.leaf.assurance, Unmet()).failures[reason] += 1
             if row.state in (State.MET, State.PENDING):
                 sources = self._sources.get(row.leaf.receipt, set())
                 kinds = _kinds_of(row.leaf, is_met=row.state is State.MET)
                 achieved = _achieved(row.leaf.assurance, kinds, sources)
                 found.count((row.leaf.assurance, _shown_of(row.leaf)), achieved)
-        found.refusals.update(reason for index, reason in self._refusals if index >= self._start)
+        for index, refusal in self._refusals:
+            if index >= self._start:
+                found.refusals[refusal.reason] += 1
+                found.unmet.setdefault(refusal.assurance, Unmet()).refusals[refusal.reason] += 1
         found.outcomes["refused"] = sum(found.refusals.values())
         return found
 
