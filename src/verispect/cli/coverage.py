@@ -8,16 +8,23 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any, Final
 
 from verispect.appraisal.trusted_root import TrustedRoot
 from verispect.cli.files import read_trusted_root, to_json
-from verispect.cli.leaves import add_log_arguments, log_leaves
+from verispect.cli.leaves import LogView, add_log_arguments, open_log
 from verispect.cli.outcome import EXIT_DONE, EXIT_REFUSED, plain
 from verispect.core.claims import Claim
-from verispect.core.errors import Error
+from verispect.core.errors import Error, RequestError
 from verispect.ledger.coverage import CoverageCounter, Figures, differences
+from verispect.ledger.coverage_state import (
+    CountedTree,
+    ResumableCounter,
+    load_count,
+    save_count,
+)
 from verispect.tlog.leaf import SignedLeaf, decode_leaf
 from verispect.tlog.publications import Coverage
 
@@ -33,25 +40,28 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument(
         "--check", action="store_true", help="compare the operator's own figures with the count"
     )
+    parser.add_argument(
+        "--state", type=Path, metavar="FILE", help="go on from the count in this file, and keep it"
+    )
     parser.add_argument("--json", action="store_true", help="print it as JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the subcommand and return its exit code."""
     root = read_trusted_root(arguments.trusted_root)
-
-    def again() -> Iterator[bytes]:
-        with log_leaves(arguments, root) as leaves:
-            yield from leaves
-
-    counter = CoverageCounter(root.log_trust.nodes, leaves=again)
+    if arguments.state is not None and arguments.check:
+        raise RequestError("--check counts from the first leaf, without --state", parameter="state")
     published: list[Coverage] = []
-    with log_leaves(arguments, root) as leaves:
-        if arguments.check:
-            kept = list(leaves)
-            counter.replay(kept)
-            published = _published(kept, root)
+    kept: list[bytes] = []
+    with open_log(arguments, root) as log:
+        if arguments.state is not None:
+            counter: CoverageCounter = _go_on(arguments.state, log, root)
         else:
+            counter = CoverageCounter(root.log_trust.nodes, leaves=lambda: log.leaves(0))
+            leaves: Iterable[bytes] = log.leaves(0)
+            if arguments.check:
+                leaves = kept = list(leaves)
+                published = _published(kept, root)
             counter.replay(leaves)
     figures = counter.figures()
     found = _check(published, kept, root) if arguments.check else []
@@ -67,6 +77,23 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.check:
         print(f"OK: {len(published)} published figures are what was counted", file=sys.stderr)
     return EXIT_DONE
+
+
+def _go_on(path: Path, log: LogView, root: TrustedRoot) -> ResumableCounter:
+    """Count what was not counted yet, and keep the count."""
+    nodes = root.log_trust.nodes
+    counter = load_count(
+        path,
+        nodes,
+        log=log.origin,
+        size=log.size,
+        root=log.root,
+        leaves=lambda: log.leaves(0),
+    )
+    if counter.size < log.size:
+        counter.replay(log.leaves(counter.size))
+        save_count(path, counter, CountedTree(log.origin, log.size, log.root(log.size)), nodes)
+    return counter
 
 
 def _published(leaves: list[bytes], root: TrustedRoot) -> list[Coverage]:

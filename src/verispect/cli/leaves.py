@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from verispect.appraisal.trusted_root import TrustedRoot
+from verispect.core.encoding import Digest
 
 
 def add_log_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,18 +26,28 @@ def add_log_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class LogView:
+    """A log as it stood when it was opened."""
+
+    origin: str
+    size: int
+    leaves: Callable[[int], Iterator[bytes]]
+    """The leaves from an index on."""
+    root: Callable[[int], Digest]
+    """The root of the first so many leaves."""
+
+
 @contextmanager
-def log_leaves(
-    arguments: argparse.Namespace, root: TrustedRoot, start: int = 0
-) -> Iterator[Iterator[bytes]]:
-    """Give the leaves from `start` on; those of an operator only after they led to its root.
+def open_log(arguments: argparse.Namespace, root: TrustedRoot) -> Iterator[LogView]:
+    """Give a log; an operator's only after its leaves led to the root that it signed.
 
     Raises:
         StoreError, NetworkError, VerificationError: as `Mirror.follow`.
     """
     with ExitStack() as stack:
         if arguments.log is not None:
-            yield _folder_leaves(arguments.log, start)
+            yield _folder_view(arguments.log)
             return
         from verispect.node.mirror import Mirror
         from verispect.node.operator_client import HttpSource, make_client
@@ -49,10 +61,21 @@ def log_leaves(
         stack.callback(state.close)
         mirror = Mirror(folder / "mirror", state, only_log(root))
         mirror.follow(HttpSource(arguments.operator, client))
-        yield mirror.leaves(start)
+        yield LogView(mirror.log.origin, mirror.size, mirror.leaves, mirror.root)
 
 
-def _folder_leaves(path: Path, start: int) -> Iterator[bytes]:
+@contextmanager
+def log_leaves(arguments: argparse.Namespace, root: TrustedRoot) -> Iterator[Iterator[bytes]]:
+    """Give all leaves of a log.
+
+    Raises:
+        StoreError, NetworkError, VerificationError: as `open_log`.
+    """
+    with open_log(arguments, root) as log:
+        yield log.leaves(0)
+
+
+def _folder_view(path: Path) -> LogView:
     from verispect.ledger.log.embedded import LogFolder
     from verispect.ledger.log.reading import TileReader
     from verispect.tlog.tiles import TILE_WIDTH, tile_at
@@ -62,6 +85,10 @@ def _folder_leaves(path: Path, start: int) -> Iterator[bytes]:
     size = state.head().size
     state.close()
     reader = TileReader(folder.tiles)
-    for index in range(start // TILE_WIDTH, -(-size // TILE_WIDTH)):
-        entries = reader.entries(tile_at(0, index, size))
-        yield from entries[max(0, start - index * TILE_WIDTH) :]
+
+    def leaves(start: int) -> Iterator[bytes]:
+        for index in range(start // TILE_WIDTH, -(-size // TILE_WIDTH)):
+            entries = reader.entries(tile_at(0, index, size))
+            yield from entries[max(0, start - index * TILE_WIDTH) :]
+
+    return LogView(folder.origin, size, leaves, lambda until: reader.root(until, size))

@@ -43,7 +43,7 @@ _HARDWARE: Final = frozenset(
 """Presets that demand hardware: those of the other two classes have names of their own."""
 
 
-class _Shown(NamedTuple):
+class Shown(NamedTuple):
     """What a leaf shows in the clear."""
 
     model_id: Digest | None
@@ -60,7 +60,7 @@ class Amounts:
     tokens: int = 0
     charges: Counter[str] = field(default_factory=Counter)
 
-    def add(self, shown: _Shown, count: int = 1) -> None:
+    def add(self, shown: Shown, count: int = 1) -> None:
         """Count inferences that each show this."""
         self.inferences += count
         self.tokens += shown.tokens * count
@@ -103,7 +103,7 @@ class Figures:
     unmet: dict[Digest | None, Unmet] = field(default_factory=dict)
     """By the policy that was required; `None` for refusals that name none."""
 
-    def count(self, leaf: tuple[Digest, _Shown], sources: Iterable[tuple[Claim, Source]]) -> None:
+    def count(self, leaf: tuple[Digest, Shown], sources: Iterable[tuple[Claim, Source]]) -> None:
         """Count a receipt under its policy and model, and under what it achieved."""
         assurance, shown = leaf
         self.assurance.setdefault(assurance, Amounts()).add(shown)
@@ -182,7 +182,7 @@ class CoverageCounter(StatusReplay):
         super().__init__(nodes)
         self._leaves = leaves
         self._start = 0
-        self._plain: dict[tuple[bytes, _Shown], int] = {}
+        self._plain: dict[tuple[bytes, Shown], int] = {}
         self._refusals: list[tuple[int, Refusal]] = []
         self._sources: dict[Digest, set[Source]] = {}
         self._earliest = 0
@@ -390,9 +390,9 @@ def _achieved(
 _SIGNED_ROWS: Final = _achieved(Digest(bytes(32)), frozenset({"signature"}), ())
 
 
-def _shown_of(leaf: ReceiptLeaf) -> _Shown:
+def _shown_of(leaf: ReceiptLeaf) -> Shown:
     asset, charge = leaf.charge or (None, 0)
-    return _Shown(leaf.model_id, _tokens(leaf.usage or {}), asset, charge)
+    return Shown(leaf.model_id, _tokens(leaf.usage or {}), asset, charge)
 
 
 def _tokens(usage: Any) -> int:
@@ -404,7 +404,7 @@ def _tokens(usage: Any) -> int:
 _AFTER: Final = b"\x08" + encode([["signature", None, None]]) + b"\x09\x58\x20"
 _START: Final = bytes((1, LEAF_VERSION, 2, RECEIPT_KIND, 3, 0x58, 0x20))
 _WIDTHS: Final = {0x18: 1, 0x19: 2, 0x1A: 4, 0x1B: 8}
-_Plain = tuple[KeyId, int, int, tuple[bytes, _Shown]]
+_Plain = tuple[KeyId, int, int, tuple[bytes, Shown]]
 
 
 def _read_plain(data: bytes) -> _Plain | None:
@@ -441,11 +441,11 @@ def _read_plain(data: bytes) -> _Plain | None:
     return KeyId(data[43:75]), sequence, signed_at, (data[at + 13 : at + 45], shown)
 
 
-_NOTHING_SHOWN: Final = _Shown(None, 0, None, 0)
+_NOTHING_SHOWN: Final = Shown(None, 0, None, 0)
 
 
 @lru_cache(maxsize=1 << 16)
-def _rest(head: int, rest: bytes) -> _Shown | None:
+def _rest(head: int, rest: bytes) -> Shown | None:
     """Read what follows the required fields; `None` where it is not what it should be."""
     try:
         read = decode(bytes((0xA0 | (head - 0xA9),)) + rest) if 0xA9 < head <= 0xAC else None

@@ -73,7 +73,9 @@ REEXECUTION_SOURCES: Final = frozenset({Source.REEXECUTED, Source.STATISTICAL})
 
 
 @dataclass(slots=True)
-class _Row:
+class ReceiptRow:
+    """What is known of one receipt so far."""
+
     leaf: ReceiptLeaf
     index: int
     in_time: bool
@@ -105,13 +107,13 @@ class StatusReplay:
         self._size = 0
         self._operator_clock = 0
         self._node_clocks: dict[str, int] = {}
-        self._rows: dict[Digest, _Row] = {}
-        self._open: dict[Digest, _Row] = {}
+        self._rows: dict[Digest, ReceiptRow] = {}
+        self._open: dict[Digest, ReceiptRow] = {}
         self._numbers: dict[KeyId, dict[int, Digest]] = {}
         self._highest: dict[KeyId, int] = {}
         self._missing: dict[tuple[KeyId, int], int] = {}
         self._reused: list[ReusedNumber] = []
-        self._places: dict[tuple[KeyId, bytes, int], _Row] = {}
+        self._places: dict[tuple[KeyId, bytes, int], ReceiptRow] = {}
         self._forks: list[int] = []
         self._ends: dict[tuple[KeyId, bytes], tuple[int, bytes]] = {}
         self._contradicted: list[ContradictedTransaction] = []
@@ -169,7 +171,7 @@ class StatusReplay:
             return
         due = [each.due_at for each in leaf.evidence if each.kind == LOG_KIND]
         in_time = all(each is None or before <= each + MAX_GRACE_MILLISECONDS for each in due)
-        row = _Row(leaf, index, in_time)
+        row = ReceiptRow(leaf, index, in_time)
         self._rows[leaf.receipt] = self._open[leaf.receipt] = row
         self._number(leaf)
         if leaf.transaction is not None:
@@ -271,7 +273,7 @@ class StatusReplay:
 
     # -- Decisions ---------------------------------------------------------------------------------
 
-    def _is_kept(self, row: _Row, kind: str) -> bool:
+    def _is_kept(self, row: ReceiptRow, kind: str) -> bool:
         if kind == LOG_KIND:
             return row.in_time
         if kind == VERDICTS_KIND:
@@ -279,7 +281,7 @@ class StatusReplay:
             return k > 0 and len(row.affirming) >= k
         return row.delivered.get(kind, 0) >= len(_open_promises(row.leaf, kind))
 
-    def _look(self, row: _Row) -> None:
+    def _look(self, row: ReceiptRow) -> None:
         """Decide that all is here, where it is."""
         kinds = {each.kind for each in row.leaf.evidence if each.digest is None}
         if row.state is State.PENDING and all(
@@ -298,7 +300,7 @@ class StatusReplay:
                 if late and not self._is_kept(row, kind):
                     self._decide(row, State.FAILED, Reason.EVIDENCE_OVERDUE)
 
-    def _decide(self, row: _Row, state: State, reason: Reason | None = None) -> None:
+    def _decide(self, row: ReceiptRow, state: State, reason: Reason | None = None) -> None:
         if row.state is State.FAILED or (row.state is State.SUPERSEDED and state is State.MET):
             return  # A failure is for ever, and its first reason stands.
         row.state, row.reason, row.decided_at = state, reason, self._size
