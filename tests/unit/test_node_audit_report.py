@@ -83,6 +83,14 @@ def test_answers_that_were_not_given_leave_the_question_open() -> None:
     assert report(0, 0, -1).outcome is AuditOutcome.UNKNOWN
     assert report(-1, -1).outcome is AuditOutcome.UNKNOWN
     assert report(20, 20, 20, -1).outcome is AuditOutcome.DRIFT
+    scored, *others = HONEST.answers
+    hidden = [
+        replace(each, state=AnswerState.NOT_SCORABLE, tokens=0, disagreeing=0) for each in others
+    ]
+    assert replace(HONEST, answers=(scored, *hidden)).outcome is AuditOutcome.UNKNOWN
+    foreign = [replace(each, state=AnswerState.OTHER_MODEL) for each in hidden]
+    assert replace(HONEST, answers=(scored, *foreign)).outcome is AuditOutcome.NO_DRIFT
+    assert replace(HONEST, answers=tuple(foreign)).outcome is AuditOutcome.UNKNOWN
 
 
 def test_drift_once_found_is_not_lost_by_looking_further() -> None:

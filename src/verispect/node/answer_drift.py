@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from verispect.core.commitments import OpenedParts, Part
+from verispect.core.errors import Reason, VerificationError
 from verispect.core.receipt import InferenceReceipt
 from verispect.engines.forced import ScoringEngine
 from verispect.engines.interface import Sampling
@@ -85,7 +86,7 @@ async def disagreement_of_receipt(
         The disagreement, or `None` where there is no one text to be scored.
 
     Raises:
-        VerificationError: `opening-mismatch`.
+        VerificationError: `opening-mismatch`, `content-not-opened`.
         MalformedError: `malformed-cbor`.
         RequestError: for tokens that the model does not have.
         EngineError: when the engine fails.
@@ -95,7 +96,9 @@ async def disagreement_of_receipt(
         return None
     content = _open(receipt, opened)
     if content is None:
-        return None
+        raise VerificationError(
+            "input, parameters and output were not all opened", reason=Reason.CONTENT_NOT_OPENED
+        )
     record: Mapping[str, Any] = content[Part.EFFECTIVE_INPUT]
     text = content[Part.OUTPUT]
     if type(text) is list and len(text) == 1:

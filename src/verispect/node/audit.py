@@ -153,7 +153,11 @@ class Auditor:
         if data is None:
             raise NetworkError("no openings", reason=Reason.CONTENT_NOT_OPENED)
         try:
-            return await disagreement_of_receipt(self._engine, receipt, decode_openings(data))
+            opened = decode_openings(data)
+        except Error as error:
+            raise NetworkError("no openings", reason=Reason.CONTENT_NOT_OPENED) from error
+        try:
+            return await disagreement_of_receipt(self._engine, receipt, opened)
         except EngineError:
             return None
         except VerificationError:

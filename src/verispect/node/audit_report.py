@@ -124,8 +124,15 @@ class AuditReport:
         """What was found."""
         if max(self.log_e_values) >= self.test.decisive:
             return AuditOutcome.DRIFT
-        missing = any(each.state is AnswerState.NOT_GIVEN for each in self.answers)
-        return AuditOutcome.UNKNOWN if missing or not self.trials else AuditOutcome.NO_DRIFT
+        states = [each.state for each in self.answers]
+        scored = states.count(AnswerState.SCORED)
+        # What cannot be scored is the operator's choice too: it may not be most of the sample.
+        open_question = (
+            AnswerState.NOT_GIVEN in states
+            or not scored
+            or states.count(AnswerState.NOT_SCORABLE) > scored
+        )
+        return AuditOutcome.UNKNOWN if open_question else AuditOutcome.NO_DRIFT
 
     @property
     def power(self) -> float:
