@@ -8,6 +8,7 @@ from dataclasses import replace
 import httpx
 import pytest
 from paid_gateway import ASK, run_paid_gateway
+from payment_wires import approve_permit2
 
 from verispect.appraisal.trusted_root import TrustedRoot
 from verispect.client.exchange import verify_exchange
@@ -23,7 +24,9 @@ from verispect.core.errors import (
     RequestError,
     StoreError,
 )
+from verispect.payments.authorisation import Scheme
 from verispect.payments.chain.development import ASSET, development_key
+from verispect.payments.wire import read_answer_header
 
 CAPS = SpendCaps(ASSET, per_request=1_000, per_day=100_000, per_host=100_000)
 CEILING = 19 + 2 * 100
@@ -45,13 +48,15 @@ def journal(tmp_path):
 def make_payer(gateway, journal, caps=CAPS, payer=3, **options):
     root = TrustedRoot([gateway.running.state.recorder.issuer.trusted_key()])
     wallet = Wallet(development_key(f"payer-{payer}"))
-    return Payer(wallet, journal, caps, root, patience=(0.0, 0.0), **options)
+    options = {"schemes": (Scheme.EXACT,), "patience": (0.0, 0.0)} | options
+    return Payer(wallet, journal, caps, root, **options)
 
 
-def ask(gateway, payer, transport=None, words="one two three", **options):
+def ask(gateway, payer, transport=None, words="one two three", stream=False, **options):
     with GatewayClient(gateway.running.base_url, payer=payer, transport=transport) as client:
         messages = [{"role": "user", "content": words}]
-        return client.chat("echo", messages, options={"max_tokens": ASK["max_tokens"], **options})
+        options = {"max_tokens": ASK["max_tokens"], **options}
+        return client.chat("echo", messages, stream=stream, options=options)
 
 
 def origin(gateway):
@@ -244,3 +249,78 @@ def test_content_is_erased_once_it_is_proven(gateway, tmp_path):
     ask(gateway, make_payer(gateway, journal), words="numbat quokka")
     journal.close()
     assert b"numbat" not in (tmp_path / "journal.sqlite").read_bytes()
+
+
+METERED = 19 + 2 * 13
+CHANNELS = {"schemes": (Scheme.BATCH_SETTLEMENT,)}
+
+
+def test_a_channel_is_deposited_once_and_pays_what_was_used(gateway, journal):
+    """Each voucher goes on from the charges of verified receipts, streamed or whole."""
+    payer = make_payer(gateway, journal, **CHANNELS)
+    network = Cutting(losses=0)
+    for number, stream in enumerate((False, True, False)):
+        exchange = ask(gateway, payer, network, stream=stream, seed=number)
+        verify_exchange(exchange, trusted_root=payer.trusted_root, policy=payer.policy, now=10**13)
+        assert payer.last_bill.charge == METERED
+    payloads = [read_answer_header(each)["payload"] for each in network.paid]
+    assert [each["type"] for each in payloads] == ["deposit", "voucher", "voucher"]
+    amounts = [int(each["voucher"]["maxClaimableAmount"]) for each in payloads]
+    assert amounts == [CEILING, METERED + CEILING, 2 * METERED + CEILING]
+    assert journal.spent(ASSET, now=payer.now()) == 3 * METERED
+
+
+def test_a_lost_answer_of_a_channel_is_asked_for_with_the_same_voucher(gateway, journal):
+    """A voucher is presented again, and the next one goes on from its charge."""
+    payer = make_payer(gateway, journal, **CHANNELS)
+    network = Cutting(losses=2)
+    ask(gateway, payer, network, stream=True)
+    assert len(set(network.paid)) == 1
+    ask(gateway, payer, network, words="and more")
+    assert len(set(network.paid)) == 2
+
+
+def test_requests_at_once_have_channels_of_their_own(gateway, journal):
+    """A channel pays for one request at a time; the next ones reuse what is there."""
+    payer = make_payer(gateway, journal, **CHANNELS)
+    network = Cutting(losses=0)
+    for _ in range(2):
+        with concurrent.futures.ThreadPoolExecutor(3) as pool:
+            list(pool.map(lambda n: ask(gateway, payer, network, seed=n), range(3)))
+    payloads = [read_answer_header(each)["payload"] for each in network.paid]
+    opened = {each["voucher"]["channelId"] for each in payloads if each["type"] == "deposit"}
+    assert {each["voucher"]["channelId"] for each in payloads} == opened
+    assert 1 <= len(opened) <= 3
+
+
+def test_a_deposit_beyond_the_cap_is_not_made(gateway, journal):
+    """Where channels may hold too little, a single payment is made, or none."""
+    caps = replace(CAPS, deposits=CEILING - 1)
+    payer = make_payer(gateway, journal, caps, **CHANNELS)
+    with pytest.raises(RequestError) as caught:
+        ask(gateway, payer)
+    assert caught.value.reason is Reason.SPEND_LIMIT
+    payer.schemes = (Scheme.BATCH_SETTLEMENT, Scheme.EXACT)
+    ask(gateway, payer)
+    assert payer.last_bill.charge == CEILING
+
+
+def test_what_idle_vouchers_allow_counts_against_the_caps(gateway, journal):
+    """A gateway can claim its last voucher whole; no cap is left open by that."""
+    caps = replace(CAPS, per_day=2 * CEILING - 1)
+    payer = make_payer(gateway, journal, caps, **CHANNELS)
+    ask(gateway, payer)
+    payer.schemes = (Scheme.EXACT,)
+    with pytest.raises(RequestError) as caught:
+        ask(gateway, payer, words="two one three")
+    assert caught.value.reason is Reason.SPEND_LIMIT
+
+
+def test_a_metered_transfer_takes_what_was_used(gateway, journal):
+    """`upto` moves the metered amount, and the whole promise stays counted."""
+    approve_permit2(gateway.world, 3)
+    payer = make_payer(gateway, journal, schemes=(Scheme.UPTO,))
+    payee = gateway.balance("payee")
+    ask(gateway, payer)
+    assert gateway.balance("payee") - payee == payer.last_bill.charge == METERED
+    assert journal.spent(ASSET, now=payer.now()) == CEILING

@@ -27,6 +27,10 @@ from verispect.core.stream import StreamChain
 
 MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
 MEMBER: Final = "verispect"
+PAYMENT_EVENT: Final = "verispect.payment"
+"""The one event that may follow the receipt."""
+
+_PAYMENT_MEMBERS: Final = {"type", "object", "choices", "payment", "payment_response"}
 """The member of an answer that carries the receipt."""
 
 
@@ -260,11 +264,15 @@ def _flatten(data: Any, flat: list[Any]) -> None:
 def _read_stream(data: bytes) -> Answer:
     chunks: list[bytes] = []
     events: list[dict[str, Any]] = []
-    receipt = None
+    receipt, is_paid = None, False
     for chunk in read_events(data):
-        if receipt is not None:
-            raise _malformed("an event comes after the one with the receipt")
         event = read_json(chunk)
+        if receipt is not None:
+            # What became of a payment is told last, since it follows from the receipt.
+            if is_paid or not _is_payment(event):
+                raise _malformed("an event comes after the one with the receipt")
+            is_paid = True
+            continue
         receipt = _receipt_of(event) or _receipt_of(event.get("response") or {})
         # The event that carries the receipt is the last one, and not part of the chain.
         if receipt is None:
@@ -278,6 +286,15 @@ def _read_stream(data: bytes) -> Answer:
     parts = _response_stream_parts(events) if is_response else _stream_parts(events)
     absent = frozenset() if Part.TOOL_CALLS in parts else frozenset({Part.TOOL_CALLS})
     return Answer(parts, chunks, receipt, absent, model=_model_of(events[0]))
+
+
+def _is_payment(event: dict[str, Any]) -> bool:
+    """Tell whether an event says what became of a payment, and nothing of the answer."""
+    return (
+        event.keys() == _PAYMENT_MEMBERS
+        and event["type"] == event["object"] == PAYMENT_EVENT
+        and event["choices"] == []
+    )
 
 
 def _model_of(event: dict[str, Any]) -> Any:

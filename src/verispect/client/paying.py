@@ -9,7 +9,6 @@ payment. This module refuses to trust what a gateway says of its own charge.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -22,12 +21,18 @@ from verispect.appraisal.trusted_root import TrustedRoot
 from verispect.client.exchange import Exchange, verify_exchange
 from verispect.client.paying_journal import PaymentJournal, Promise, PromiseState, SpendCaps
 from verispect.client.paying_offer import Offer, read_offers
-from verispect.client.wallet import TransferOrder, Wallet
+from verispect.client.paying_schemes import (
+    channel_terms,
+    is_payable,
+    sign_payment,
+    turn_of_payment,
+)
+from verispect.client.wallet import Wallet
 from verispect.core.encoding import Digest, encode, sha256
 from verispect.core.errors import Error, Reason, RequestError, VerificationError
 from verispect.core.receipt import InferenceReceipt
-from verispect.payments.authorisation import AuthorisationKey, Scheme
-from verispect.payments.nonce import request_bound_nonce, request_digest
+from verispect.payments.authorisation import Scheme
+from verispect.payments.nonce import request_digest
 from verispect.payments.wire import X402_VERSION, read_answer_header, write_header
 
 if TYPE_CHECKING:
@@ -36,10 +41,12 @@ if TYPE_CHECKING:
 PATIENCE: Final = (0.2, 1.0, 3.0, 6.0)
 """Seconds before each further presentation of a payment whose end is not known."""
 
+DEFAULT_SCHEMES: Final = (Scheme.BATCH_SETTLEMENT, Scheme.EXACT)
+"""`upto` needs an approval on the chain, which only the wallet's owner can give."""
+
 MAX_KEPT_BYTES: Final = 1024 * 1024
 """Of a receipt that was refused, in the journal."""
 
-_SALT_BYTES: Final = 32
 _OWN_TO_EACH_ASKING: Final = frozenset({"verispect-nonce"})
 
 
@@ -63,7 +70,7 @@ class Payer:
     caps: SpendCaps
     trusted_root: TrustedRoot
     policy: AssurancePolicy = SIGNED
-    schemes: Sequence[Scheme] = (Scheme.EXACT,)
+    schemes: Sequence[Scheme] = DEFAULT_SCHEMES
     patience: Sequence[float] = PATIENCE
     now: Callable[[], int] = lambda: int(time.time())
     last_bill: VerifiedBill | None = None
@@ -148,7 +155,35 @@ class Purchase:
         offers = read_offers(
             required, url=self.origin + self.path, trusted_root=payer.trusted_root, now=now
         )
-        offer = self._choose(offers)
+        chosen = self._choose(offers)
+        for offer, further in zip(chosen, [*chosen[1:], None], strict=True):
+            try:
+                self._promise(offer, now)
+                return
+            except RequestError as error:
+                # A deposit may be too much where a single payment is not.
+                is_channel = offer.scheme is Scheme.BATCH_SETTLEMENT
+                if further is None or not is_channel or error.reason is not Reason.SPEND_LIMIT:
+                    raise
+
+    def _choose(self, offers: Sequence[Offer]) -> list[Offer]:
+        """Return what can be paid here, best first."""
+        ours = [offer for offer in offers if offer.asset == self.payer.caps.asset]
+        if not ours:
+            raise RequestError("the gateway takes another token than this payer's")
+        chosen = [
+            offer
+            for scheme in self.payer.schemes
+            for offer in ours
+            if offer.scheme is scheme and is_payable(offer)
+        ]
+        if not chosen:
+            raise RequestError("the gateway offers no way to pay that this payer uses")
+        return chosen
+
+    def _promise(self, offer: Offer, now: int) -> None:
+        """Count a payment of an offer, sign it, and keep it."""
+        payer = self.payer
         planned = Promise(
             0,
             self.origin,
@@ -162,64 +197,34 @@ class Purchase:
             None,
         )
         with payer._lock:  # noqa: SLF001 - a purchase is the payer's own half
-            number = payer.journal.reserve(planned, payer.caps, now=now, live=payer._live)  # noqa: SLF001
+            number, use = payer.journal.reserve(
+                planned,
+                payer.caps,
+                now=now,
+                live=payer._live,  # noqa: SLF001
+                channel=channel_terms(offer, self.origin, payer.wallet.address),
+            )
             payer._live.add(number)  # noqa: SLF001
         try:
-            self._sign(number, offer, planned, now)
+            made = sign_payment(payer.wallet, offer, self.asked, use, now)
+            header = write_header(
+                {
+                    "x402Version": X402_VERSION,
+                    "resource": dict(offer.resource),
+                    "accepted": dict(offer.entry),
+                    "payload": made.payload,
+                }
+            )
+            key = made.key.digest()
+            payer.journal.signed(
+                number, payment_id=key, salt=made.salt, header=header, cumulative=made.cumulative
+            )
         except BaseException:
             payer.journal.abandoned(number)
             self._end(number)
             raise
-
-    def _choose(self, offers: Sequence[Offer]) -> Offer:
-        ours = [offer for offer in offers if offer.asset == self.payer.caps.asset]
-        if not ours:
-            raise RequestError("the gateway takes another token than this payer's")
-        for scheme in self.payer.schemes:
-            for offer in ours:
-                method = offer.entry["extra"].get("assetTransferMethod")
-                if offer.scheme is scheme and (
-                    scheme is not Scheme.EXACT or method in {None, "eip3009"}
-                ):
-                    return offer
-        raise RequestError("the gateway offers no way to pay that this payer uses")
-
-    def _sign(self, number: int, offer: Offer, planned: Promise, now: int) -> None:
-        payer = self.payer
-        salt = os.urandom(_SALT_BYTES)
-        nonce = request_bound_nonce(self.asked, salt)
-        order = TransferOrder(
-            offer.chain_id,
-            offer.token,
-            offer.token_name,
-            offer.token_version,
-            offer.pay_to,
-            offer.amount,
-            now + offer.lasting_seconds,
-            nonce,
-        )
-        value = {
-            "x402Version": X402_VERSION,
-            "resource": dict(offer.resource),
-            "accepted": dict(offer.entry),
-            "payload": payer.wallet.sign_transfer(order),
-        }
-        key = AuthorisationKey.of_transfer(
-            offer.network, offer.token, payer.wallet.address, nonce
-        ).digest()
-        header = write_header(value)
-        payer.journal.signed(number, payment_id=key, salt=salt, header=header)
-        self.promise = Promise(
-            number,
-            planned.origin,
-            planned.request,
-            planned.headers,
-            planned.scheme,
-            planned.amount,
-            planned.rates,
-            PromiseState.SIGNED,
-            key,
-            header,
+        self.promise = replace(
+            planned, number=number, state=PromiseState.SIGNED, payment_id=key, header=header
         )
 
     def settle(self, exchange: Exchange, response: str | None) -> VerifiedBill | None:
@@ -241,21 +246,26 @@ class Purchase:
             return None
         journal = self.payer.journal
         try:
-            bill = self._verified(promise, exchange, response)
+            bill, turn = self._verified(promise, exchange, response)
         except VerificationError as error:
             kept = exchange.receipt[:MAX_KEPT_BYTES]
             journal.refused(promise.number, reason=error.reason, receipt=kept)
             raise
-        # What is signed to be moved whole can be taken whole, whatever was charged.
-        fixed = Scheme(promise.scheme).is_fixed
-        counted = promise.amount if fixed else bill.charge
+        # A single transfer can be taken whole until it ends, whatever was charged.
+        is_voucher = promise.scheme == Scheme.BATCH_SETTLEMENT
+        counted = bill.charge if is_voucher else promise.amount
         envelope = InferenceReceipt.parse(exchange.receipt).envelope
         receipt = replace(envelope, evidence=()).encode()
-        journal.proven(promise.number, counted=counted, receipt=receipt)
+        journal.proven(
+            promise.number, counted=counted, charge=bill.charge, turn=turn, receipt=receipt
+        )
         self.payer.last_bill = bill
         return bill
 
-    def _verified(self, promise: Promise, exchange: Exchange, response: str | None) -> VerifiedBill:
+    def _verified(
+        self, promise: Promise, exchange: Exchange, response: str | None
+    ) -> tuple[VerifiedBill, int]:
+        """Return the bill, and the turn of its voucher where it is one."""
         payer = self.payer
         verified = verify_exchange(
             exchange,
@@ -264,14 +274,23 @@ class Purchase:
             now=payer.now() * 1000,
         )
         bill = verify_bill(verified.statement)
-        _check_bound(verified.statement, promise, payer.caps.asset)
+        statement = verified.statement
+        turn = payer.journal.turn(promise.number)
+        if promise.scheme == Scheme.BATCH_SETTLEMENT and statement.payment is not None:
+            assert promise.header is not None
+            presented = read_answer_header(promise.header)
+            named = turn_of_payment(presented, statement.payment.authorisation, turn)
+            if named is not None:
+                turn = named
+                promise = replace(promise, payment_id=statement.payment.authorisation)
+        _check_bound(statement, promise, payer.caps.asset)
         said = _said_to_be_taken(response)
         if said is not None and said != bill.charge:
             raise VerificationError(
                 "the gateway took another amount than the receipt says",
                 reason=Reason.METERING_MISMATCH,
             )
-        return bill
+        return bill, turn
 
     def end(self) -> None:
         """Let go of the purchase; a payment without a good receipt waits in the journal."""

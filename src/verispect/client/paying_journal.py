@@ -20,6 +20,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from verispect.client import paying_channels as channels
 from verispect.core.encoding import Digest
 from verispect.core.errors import Reason, RequestError, StoreError
 from verispect.ledger.schema import open_writer
@@ -82,12 +83,14 @@ class SpendCaps:
         per_request: the most that one request may cost.
         per_day: the most of all promises of a day (UTC).
         per_host: the most of a day's promises to one gateway.
+        deposits: the most that may lie unused in channels of one gateway; as `per_host` without.
     """
 
     asset: str
     per_request: int
     per_day: int
     per_host: int
+    deposits: int | None = None
 
     def __post_init__(self) -> None:
         if min(self.per_request, self.per_day, self.per_host) < 0:
@@ -155,7 +158,7 @@ class PaymentJournal:
             (version,) = connection.execute("PRAGMA user_version").fetchone()
             (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
             if (application, version, tables) == (0, 0, 0):
-                for statement in _TABLES:
+                for statement in (*_TABLES, *channels.TABLES):
                     connection.execute(statement)
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
                 connection.execute(f"PRAGMA user_version = {JOURNAL_VERSION}")
@@ -171,6 +174,7 @@ class PaymentJournal:
                 "UPDATE promises SET state = ?, counted = 0 WHERE state = ?",
                 (PromiseState.ABANDONED, PromiseState.RESERVED),
             )
+            channels.release_unsent(connection)
 
     def close(self) -> None:
         """Close the file and let others open it."""
@@ -185,14 +189,16 @@ class PaymentJournal:
         *,
         now: int,
         live: Collection[int],
-    ) -> int:
-        """Count a promise before it is signed, and return its number.
+        channel: channels.ChannelTerms | None = None,
+    ) -> tuple[int, channels.ChannelUse | None]:
+        """Count a promise before it is signed; return its number, and the channel it holds.
 
         Args:
             promise: its number is ignored.
             caps: what may be promised.
             now: seconds since 1970.
             live: promises of this process whose answers are awaited.
+            channel: what is wanted of a channel, where it is paid by one.
 
         Raises:
             RequestError: `spend-limit`; `payment-unproven` where an earlier payment to this
@@ -212,12 +218,6 @@ class PaymentJournal:
                     )
             if promise.amount > caps.per_request:
                 raise _limit(f"the request may cost {promise.amount}", caps.per_request)
-            spent = self._spent(connection, caps.asset, day, None)
-            if spent + promise.amount > caps.per_day:
-                raise _limit(f"with {promise.amount} the day would cost more", caps.per_day)
-            spent = self._spent(connection, caps.asset, day, promise.origin)
-            if spent + promise.amount > caps.per_host:
-                raise _limit(f"with {promise.amount} the gateway would get more", caps.per_host)
             cursor = connection.execute(
                 "INSERT INTO promises (origin, request, headers, asset, scheme, amount, counted,"
                 " rates, day, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
@@ -234,12 +234,37 @@ class PaymentJournal:
                     PromiseState.RESERVED,
                 ),
             )
-            assert cursor.lastrowid is not None
-            return cursor.lastrowid
+            number = cursor.lastrowid
+            assert number is not None
+            use = None
+            if channel is not None:
+                use = channels.hold_channel(
+                    connection,
+                    channel,
+                    promise.amount,
+                    promise=number,
+                    most=caps.per_host if caps.deposits is None else caps.deposits,
+                )
+            # Beyond what was charged, the last voucher of every idle channel can be claimed.
+            for cap, origin in ((caps.per_day, None), (caps.per_host, promise.origin)):
+                risked = channels.claimable(connection, caps.asset, origin)
+                if self._spent(connection, caps.asset, day, origin) + risked > cap:
+                    raise _limit(f"with {promise.amount} it would be more", cap)
+            return number, use
 
-    def signed(self, number: int, *, payment_id: Digest, salt: bytes, header: str) -> None:
+    def signed(
+        self,
+        number: int,
+        *,
+        payment_id: Digest,
+        salt: bytes,
+        header: str,
+        cumulative: int | None = None,
+    ) -> None:
         """Keep a signed payment; it may be sent afterwards and not before."""
         with self._turn() as connection:
+            if cumulative is not None:
+                channels.voucher_signed(connection, number, cumulative)
             connection.execute(
                 "UPDATE promises SET state = ?, payment_id = ?, salt = ?, header = ?"
                 " WHERE id = ? AND state = ?",
@@ -253,16 +278,25 @@ class PaymentJournal:
                 "UPDATE promises SET state = ?, counted = 0 WHERE id = ? AND state = ?",
                 (PromiseState.ABANDONED, number, PromiseState.RESERVED),
             )
+            channels.release_unsent(connection)
 
-    def proven(self, number: int, *, counted: int, receipt: bytes) -> None:
+    def turn(self, number: int) -> int:
+        """Return the turn of the channel that a promise holds."""
+        with self._turn() as connection:
+            return channels.turn_of(connection, number)
+
+    def proven(self, number: int, *, counted: int, charge: int, turn: int, receipt: bytes) -> None:
         """Note that receipt and bill were good.
 
         Args:
             number: of the promise.
             counted: how much of it is still counted: what can have been taken.
+            charge: of the bill.
+            turn: of the voucher, where it is one.
             receipt: kept, since it is the proof of the bill.
         """
         with self._turn() as connection:
+            channels.voucher_proven(connection, number, charge, turn)
             connection.execute(
                 "UPDATE promises SET state = ?, counted = ?, receipt = ?, headers = '{}'"
                 " WHERE id = ?",

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Final
 
 import msgspec
 
+from verispect.appraisal.transcript import PAYMENT_EVENT
 from verispect.core.errors import Error
 from verispect.gateway.errors import error_member
 from verispect.gateway.http import StreamedResponse
@@ -22,7 +22,6 @@ from verispect.gateway.payment_request import PaidRequest
 from verispect.gateway.streaming import Event, frame
 from verispect.payments.store import Payment
 
-PAYMENT_EVENT: Final = "verispect.payment"
 """Name of the event in which a stream says what became of its payment."""
 
 Settle = Callable[[StoredAnswer], Awaitable[tuple[Payment, str]]]

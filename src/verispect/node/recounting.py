@@ -65,7 +65,7 @@ async def count_tokens(
             not those of its text; `content-not-opened`.
         ModelError: `model-not-found`, `model-changed`.
         EngineError: the engine cannot run.
-        UnsupportedError: `metering-missing` where there is no way to count.
+        UnsupportedError: `unsupported-model` where there is no way to count.
     """
     statement = receipt.unverified_statement
     record = _content(statement, opened, Part.EFFECTIVE_INPUT)
@@ -191,4 +191,4 @@ def _find(registry: ModelRegistry, model_id: bytes) -> RegisteredModel:
 
 
 def _uncountable(message: str) -> UnsupportedError:
-    return UnsupportedError(message, reason=Reason.METERING_MISSING)
+    return UnsupportedError(message, reason=Reason.UNSUPPORTED_MODEL)
