@@ -44,7 +44,7 @@ from verispect.models.qualification import load_record, was_qualified_on
 from verispect.models.registry import ModelRegistry
 from verispect.models.token_calibration import TokenScoreCalibration, load_calibration
 from verispect.models.verified import RegisteredModel
-from verispect.node.answer_rule import ShownAnswer, judge_answers
+from verispect.node.answer_rule import ShownAnswer, judge_answers, text_length
 from verispect.node.teacher_forcing import score_text
 from verispect.proof.provable import ProvableModel
 from verispect.tlog.verdict import Outcome
@@ -310,10 +310,17 @@ async def show_answers(
         calibration: of this model.
         same_build: it was made on this engine build; nothing is refuted on another one.
     """
+    counted = statement.usage.get("output_tokens")
     shown = [
         ShownAnswer(
             await score_text(
-                engine, own["token_ids"], text, sampling=one, grammar=own.get("grammar")
+                engine,
+                own["token_ids"],
+                text,
+                sampling=one,
+                grammar=own.get("grammar"),
+                # Usage counts the choices together.
+                length=text_length(counted, finish) if len(choices) == 1 else None,
             ),
             finish,
         )
@@ -326,7 +333,7 @@ async def show_answers(
         shown,
         sampling,
         tolerance,
-        output_tokens=statement.usage.get("output_tokens"),
+        output_tokens=counted,
         grammar=any(own.get("grammar") is not None for own, _, _ in choices),
     )
     outcome = judgement.outcome

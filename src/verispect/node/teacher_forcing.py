@@ -54,6 +54,7 @@ async def score_text(
     *,
     sampling: Sampling,
     grammar: str | None = None,
+    length: int | None = None,
 ) -> TokenScores:
     """Score an answer of which only the text is known.
 
@@ -68,6 +69,7 @@ async def score_text(
         text: what it is said to have answered.
         sampling: resolved settings, seed included.
         grammar: of the sampler.
+        length: tokens that the answer is said to have; a reading of that length is preferred.
 
     Raises:
         RequestError: as `score_answer`.
@@ -76,6 +78,7 @@ async def score_text(
     data = text.encode()
     tokens = await engine.tokenize_answer(text)
     scores = await score_answer(engine, prompt_tokens, tokens, sampling=sampling, grammar=grammar)
+    fitting = scores if len(tokens) == length else None
     place = failed = 0
     for _ in range(MAX_READINGS):
         other = await _other_reading(engine, data, tokens, scores, place)
@@ -85,11 +88,13 @@ async def score_text(
         again = await score_answer(
             engine, prompt_tokens, reading, sampling=sampling, grammar=grammar
         )
+        if len(reading) == length and (fitting is None or _agreement(again) > _agreement(fitting)):
+            fitting = again
         if _agreement(again) > _agreement(scores):
             tokens, scores, failed = reading, again, 0
         else:
             failed += 1
-    return scores
+    return scores if fitting is None else fitting
 
 
 def _agreement(scores: TokenScores) -> float:
