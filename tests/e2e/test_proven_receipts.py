@@ -25,6 +25,7 @@ from verispect.attesters.signer import Issuer
 from verispect.client.session import GatewayClient
 from verispect.core.claims import Claim, Source
 from verispect.core.commitments import Opening, Part, decode_openings
+from verispect.core.encoding import decode
 from verispect.core.errors import Reason, RequestError
 from verispect.core.receipt import InferenceReceipt
 from verispect.gateway.service import Service, ServiceConfiguration
@@ -196,6 +197,27 @@ def test_caller_may_wait_for_the_proof(gateway):
     promise = receipt.unverified_statement.evidence[1]
     assert promise.digest == receipt.evidence[0].digest()
     assert appraise(address, receipt, opened).verdict is Verdict.VERIFIED
+
+
+@pytest.mark.parametrize("shared", [False, True], ids=["by default", "by the operator's word"])
+def test_callers_share_succinct_proofs_by_the_operators_word_only(home, shared):
+    """What waits together has one proof where the operator says so; each is verified alone."""
+    with serving(home, share_succinct_proofs=shared) as (address, service):
+        process = prover_process(service)
+        os.kill(process, signal.SIGSTOP)
+        answers = [ask(address, seed=seed) for seed in (21, 22, 23)]
+        os.kill(process, signal.SIGCONT)
+        proofs = set()
+        for answer in answers:
+            assert answer.status_code == 200, answer.text
+            wait_for(address, answer.headers["verispect-receipt-id"], "done")
+            receipt, opened = fetch(address, answer)
+            result = appraise(address, receipt, opened)
+            assert result.verdict is Verdict.VERIFIED, result.decisive_check()
+            told = [line for line in result.not_covered if "requests share it" in line]
+            assert bool(told) is shared
+            proofs.add(decode(receipt.evidence[0].body, limit=1 << 24)["proof"])
+        assert len(proofs) == (1 if shared else 3)
 
 
 @pytest.mark.parametrize("wait", [True, False], ids=["waiting", "later"])
