@@ -63,3 +63,63 @@ def test_modes_of_a_file_are_played_and_a_wrong_file_is_refused(
     assert main(["simulate", "--callers=0"]) == 2
     assert main(["simulate", "--callers=100"]) == 0
     assert "simulation" in capsys.readouterr().out
+
+
+def _spread(median: object) -> dict[str, object]:
+    return {"samples": 9, "median": median, "high": median}
+
+
+def _advice(tmp_path: Path, **changes: object) -> Path:
+    def option(name: str, price: str | None = None, **more: object) -> dict[str, object]:
+        measured = {"answer_ms": _spread(10), **more}
+        return {
+            "name": name,
+            "assurance": name,
+            "price": price,
+            "promised_seconds": {"proof": 600} if "proof_ms" in more else {},
+            "measured": measured,
+        }
+
+    options = [
+        option("signed"),
+        option("proven", proof_ms=_spread(4000)),
+        option("audited"),
+        {**option("attested"), "measured": {"answer_ms": None}},
+    ]
+    options[0].update(changes)
+    path = tmp_path / "advice.json"
+    path.write_text(json.dumps({"options": options}))
+    return path
+
+
+def test_modes_are_taken_from_measured_figures(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cost and time are those of the operator; what it did not measure is left out and named."""
+    assert main(["simulate", f"--advice={_advice(tmp_path)}", "--callers=50", "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    modes = {each["name"]: each for each in document["modes"]}
+    assert modes.keys() == {"signed", "proven"}
+    assert modes["signed"]["cost"] == 0
+    assert modes["proven"]["cost"] == pytest.approx(400)
+    assert modes["proven"]["seconds"] == 4
+    assert "left out, not measured yet: audited, attested" in document["modes_from"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"measured": {"answer_ms": None}},
+        {"measured": {"answer_ms": _spread(-1)}},
+        {"measured": {"answer_ms": _spread(float("nan"))}},
+        {"measured": {"answer_ms": _spread(1 << 70)}},
+        {"measured": 7},
+        {"price": "free"},
+        {"name": "other"},
+    ],
+)
+def test_advice_without_a_usable_figure_is_refused(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    """No figure for `signed`, or one that is none: nothing is played."""
+    assert main(["simulate", f"--advice={_advice(tmp_path, **changes)}", "--callers=5"]) == 2

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from verispect.cli.files import read_file, to_json
-from verispect.cli.outcome import EXIT_DONE
+from verispect.cli.outcome import EXIT_DONE, plain
 from verispect.core.errors import RequestError
 
 MAX_CALLERS: Final = 1_000_000
@@ -122,8 +122,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser = subparsers.add_parser(
         "simulate", help="play which assurance comes to dominate at which prices"
     )
-    parser.add_argument(
+    given = parser.add_mutually_exclusive_group()
+    given.add_argument(
         "--modes", type=Path, help="measured cost and time of each mode (JSON); else an example"
+    )
+    given.add_argument(
+        "--advice", type=Path, help="take cost and time from what verispect advise --json printed"
     )
     parser.add_argument("--callers", type=int, default=10_000, help="how many")
     parser.add_argument("--seed", type=int, default=1, help="the same gives the same result")
@@ -140,23 +144,88 @@ def run(arguments: argparse.Namespace) -> int:
         raise RequestError(f"expected 1 to {MAX_CALLERS} callers, and finite numbers")
     if arguments.stakes < 0 or not 0 <= arguments.spread <= 20 or not 0 <= arguments.wrong <= 1:
         raise RequestError("expected stakes >= 0, a spread of 0 to 20 and a rate of 0 to 1")
-    modes = EXAMPLE_MODES if arguments.modes is None else read_modes(arguments.modes)
+    modes, said = _modes(arguments)
     callers = draw_callers(
         arguments.callers, arguments.seed, stakes=arguments.stakes, spread=arguments.spread
     )
     shares = simulate(callers, modes, prices=_PRICES, wrong=arguments.wrong)
     if arguments.json:
         rows = [{"price": price, "shares": row} for price, row in shares.items()]
-        document = {"seed": arguments.seed, "modes": [asdict(mode) for mode in modes]}
+        shown = [asdict(mode) for mode in modes]
+        document = {"seed": arguments.seed, "modes": shown, "modes_from": said}
         print(to_json({**document, "prices": rows}))
         return EXIT_DONE
-    print("a simulation, not a measurement" + ("" if arguments.modes else "; modes: an example"))
+    print(f"a simulation, not a measurement; modes: {said}")
     for price, row in shares.items():
         print(f"\nassurance sold at {price:g} times its cost")
         for name, share in row.items():
             if share:
                 print(f"  {name:<12} {share:>6.1%}  {'#' * max(1, round(_WIDTH * share))}")
     return EXIT_DONE
+
+
+def _modes(arguments: argparse.Namespace) -> tuple[Sequence[Mode], str]:
+    """Return the modes, and in words where they come from."""
+    if arguments.modes is not None:
+        return read_modes(arguments.modes), "as given"
+    if arguments.advice is None:
+        return EXAMPLE_MODES, "an example"
+    modes, left_out = read_advised_modes(arguments.advice)
+    absent = f"; left out, not measured yet: {', '.join(left_out)}" if left_out else ""
+    return modes, f"measured by the operator, what stays undetected is assumed{absent}"
+
+
+def read_advised_modes(path: Path) -> tuple[list[Mode], list[str]]:
+    """Make modes of an operator's own figures, and name what it has no figures for.
+
+    Cost is the price above that of `signed`; where nothing is sold it is machine time, of the
+    answer and of the proof, above that of a signed answer. An audit, which runs elsewhere, has no
+    cost then and is left out. Evidence whose time is not measured takes as long as was promised.
+
+    Raises:
+        RequestError: `invalid-request`: no advice, or none that has a figure for `signed`.
+        StoreError: `store-failed`.
+    """
+    try:
+        options = json.loads(read_file(path, limit=4 << 20).decode("utf-8"))["options"]
+        named = {plain(each["name"]): each for each in options if type(each["assurance"]) is str}
+        base = named["signed"]
+        modes = {name: _advised(name, each, base) for name, each in named.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise RequestError(
+            "expected advice with a figure for signed, from verispect advise --json",
+            parameter="advice",
+        ) from error
+    found = [mode for mode in modes.values() if mode is not None][:MAX_MODES]
+    return found, [name for name, mode in modes.items() if mode is None]
+
+
+def _advised(name: str, option: dict[str, Any], base: dict[str, Any]) -> Mode | None:
+    usual = max(1, _figure(base["measured"]["answer_ms"]["median"]))
+    words, measured = name.split("+"), option["measured"]
+    if measured["answer_ms"] is None or measured.get("proof_ms", {}) is None:
+        return None
+    answer = _figure(measured["answer_ms"]["median"])
+    proof = _figure(measured["proof_ms"]["median"]) if "proof_ms" in measured else 0
+    late = {kind: _figure(seconds) for kind, seconds in option["promised_seconds"].items()}
+    if proof:
+        late["proof"] = proof / 1000
+    if option["price"] is not None:
+        price, least = _figure(int(option["price"])), _figure(int(base["price"]))
+        cost = max(0.0, price / max(1, least) - 1)
+    elif "audited" in words:
+        return None
+    else:
+        cost = max(0.0, (answer + proof) / usual - 1)
+    known = {mode.name: mode.undetected for mode in EXAMPLE_MODES}
+    undetected = min(known.get(word, 1.0) for word in words)
+    return Mode(name, cost, max(late.values(), default=0.0), undetected)
+
+
+def _figure(value: Any) -> float:
+    if type(value) is not int or not 0 <= value < 1 << 63:
+        raise ValueError("this is no figure")
+    return value
 
 
 def read_modes(path: Path) -> list[Mode]:
