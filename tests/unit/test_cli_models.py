@@ -104,3 +104,29 @@ def test_specification_example_is_a_manifest() -> None:
     assert manifest.remote is not None
     assert manifest.remote.upstream_model == "big"
     assert sha256(content).hex() == model_id.strip()
+
+
+def test_calibrate_prints_both_identities_and_show_what_was_measured(command, tiny: str) -> None:
+    """A language model is qualified first; then its record tells honest answers from wrong ones."""
+    command("add", "--name", "tiny", "--file", tiny)
+    with pytest.raises(RequestError):
+        command("calibrate", "tiny")
+    qualified = dict(line.split() for line in command("qualify", "tiny").splitlines())["after"]
+    lines = dict(
+        line.split() for line in command("calibrate", "tiny", "--prompts", "2").splitlines()
+    )
+    assert lines["before"] == qualified
+    assert lines["after"] != qualified
+    assert json.loads(command("show", "tiny", "--json"))["modelId"] == lines["after"]
+    shown = command("show", "tiny")
+    assert re.search(r"^greedy: 6 honest answers of \d+ tokens", shown, re.MULTILINE)
+    assert "sampled, answer to another prompt: " in shown
+    with pytest.raises(RequestError):
+        command("calibrate", "tiny", "--prompts", "1")
+
+
+def test_calibrate_takes_language_models_only(command) -> None:
+    """A tensor model is compared by numbers, not by tokens."""
+    command("add", "--name", "magika", "--catalogue", "magika")
+    with pytest.raises(RequestError):
+        command("calibrate", "magika")

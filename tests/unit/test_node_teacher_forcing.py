@@ -12,7 +12,7 @@ import pytest_asyncio
 from verispect.core.errors import RequestError
 from verispect.engines.interface import Lane, PromptInput, Sampling
 from verispect.engines.llama import LlamaModel, LlamaOptions
-from verispect.node.teacher_forcing import score_answer
+from verispect.node.teacher_forcing import score_answer, score_text
 
 PROMPT = "The weather station stands on a hill. Every morning the keeper"
 CONTEXT = 256
@@ -132,3 +132,30 @@ async def test_tokens_that_do_not_exist_are_refused(
     """An empty prompt and ids outside of the vocabulary are the caller's error."""
     with pytest.raises(RequestError):
         await score_answer(model, prompt, answer)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_text_is_read_in_the_tokens_that_were_drawn(model: LlamaModel) -> None:
+    """Hot sampling writes texts in other tokens than the tokenizer would; they are found again."""
+    otherwise = 0
+    for seed in range(3):
+        prompt, tokens, _, text, resolved = await generate(
+            model, temperature=1.5, seed=seed, maximum_tokens=32
+        )
+        if text.encode() != b"".join(await model.token_pieces(tokens)):
+            continue  # It ended inside a character, or with the token that ends an answer.
+        scores = await score_text(model, prompt, text, sampling=resolved, length=len(tokens))
+        otherwise += await model.tokenize_answer(text) != tokens
+        assert [each.token_id for each in scores.tokens] == tokens
+    assert otherwise > 0
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_wrong_text_is_read_at_its_stated_length(model: LlamaModel) -> None:
+    """No other reading saves an answer that the model did not give."""
+    prompt, *_, resolved = await generate(model, temperature=1.0, seed=3)
+    wrong = " the umbrella is sold by a cheerful man from the south"
+    length = len(await model.tokenize_answer(wrong))
+    scores = await score_text(model, prompt, wrong, sampling=resolved, length=length)
+    assert scores.given == length
+    assert sum(each.agrees for each in scores.tokens) < length / 2
