@@ -24,7 +24,7 @@ from verispect.core.encoding import from_base64url, to_base64url
 from verispect.core.receipt import InferenceReceipt
 from verispect.core.statement import InferenceStatement
 from verispect.core.stream import StreamChain
-from verispect.gateway.recording import INTERIM_EVERY_CHUNKS
+from verispect.gateway.inference import INTERIM_EVERY_CHUNKS
 from verispect.ledger import ReceiptStore
 from verispect.ledger.schema import DATABASE_NAME
 from verispect.testing.served import ServedGateway, verify_signed

@@ -21,7 +21,7 @@ from verispect.core.commitments import Opening, Part
 from verispect.core.errors import Reason
 from verispect.core.statement import Determinism, InferenceStatement, ModelIdentity, ServedLane
 from verispect.gateway import errors as gateway_errors
-from verispect.gateway.recording import INTERIM_EVERY_CHUNKS
+from verispect.gateway.inference import INTERIM_EVERY_CHUNKS
 from verispect.gateway.routes import _ROUTES
 
 SPEC = ROOT / "spec"

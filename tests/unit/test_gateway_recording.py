@@ -18,8 +18,9 @@ from verispect.core.errors import Reason, RequestError, StoreError
 from verispect.core.receipt import InferenceReceipt
 from verispect.engines.interface import Lane
 from verispect.gateway.http import HttpRequest
+from verispect.gateway.inference import INTERIM_EVERY_CHUNKS, Inference
 from verispect.gateway.published import PublishedRecords
-from verispect.gateway.recording import INTERIM_EVERY_CHUNKS, Inference, Recorder
+from verispect.gateway.recording import Recorder
 from verispect.ledger import ReceiptStore
 from verispect.testing.echo_model import EchoLanguageModel
 

@@ -16,7 +16,7 @@ import msgspec
 from verispect.engines.interface import Delta
 from verispect.gateway.generation import Choice, Generation
 from verispect.gateway.http import HttpRequest, HttpResponse, StreamedResponse
-from verispect.gateway.recording import Inference, Issued
+from verispect.gateway.inference import Inference, Issued
 from verispect.gateway.streaming import CallerGoneError, Event, Outcome, stream_events
 from verispect.gateway.wire import receipt_member, system_fingerprint
 

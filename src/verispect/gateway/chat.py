@@ -22,7 +22,7 @@ from verispect.gateway.chat_wire import (
 )
 from verispect.gateway.generation import Choice, Generation, prepare_generation
 from verispect.gateway.http import HttpRequest, HttpResponse, StreamedResponse
-from verispect.gateway.recording import Inference
+from verispect.gateway.inference import Inference
 from verispect.gateway.services import find_served, place
 from verispect.gateway.state import GatewayState
 from verispect.gateway.streaming import Event

@@ -23,7 +23,7 @@ from verispect.engines.interface import (
     TokenLogprob,
     ToolCall,
 )
-from verispect.gateway.recording import Inference, Issued
+from verispect.gateway.inference import Inference, Issued
 from verispect.gateway.streaming import CallerGoneError, Outcome
 
 

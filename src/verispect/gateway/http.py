@@ -23,7 +23,7 @@ from verispect.core.encoding import Digest
 if TYPE_CHECKING:
     from verispect.appraisal.policy import AssurancePolicy
     from verispect.core.statement import PaymentBinding, Price, TransactionBinding
-    from verispect.gateway.recording import Issued
+    from verispect.gateway.inference import Issued
 
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]

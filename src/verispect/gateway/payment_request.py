@@ -15,8 +15,8 @@ from typing import Final
 from verispect.core.encoding import Digest
 from verispect.core.statement import PaymentBinding, Price
 from verispect.gateway.http import HttpRequest, HttpResponse, Purchase, StreamedResponse
+from verispect.gateway.inference import Issued
 from verispect.gateway.payment_answer import StoredAnswer
-from verispect.gateway.recording import Issued
 from verispect.payments.nonce import request_digest
 from verispect.payments.pricing import PriceSheet, Quote
 from verispect.payments.store import Payment

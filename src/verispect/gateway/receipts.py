@@ -26,8 +26,8 @@ from verispect.gateway import log_routes
 from verispect.gateway.assurance import DEFAULT_ASSURANCE, read_nonce
 from verispect.gateway.errors import HttpError
 from verispect.gateway.http import HttpRequest, HttpResponse
+from verispect.gateway.inference import INTERIM_EVERY_CHUNKS
 from verispect.gateway.policies import sums_of
-from verispect.gateway.recording import INTERIM_EVERY_CHUNKS
 from verispect.gateway.services import HIDDEN_PARTS
 from verispect.gateway.state import GatewayState
 from verispect.ledger import StoredReceipt

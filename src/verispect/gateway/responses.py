@@ -20,7 +20,7 @@ from verispect.engines.interface import ChatInput, Sampling
 from verispect.gateway.errors import HttpError
 from verispect.gateway.generation import prepare_generation
 from verispect.gateway.http import HttpRequest, HttpResponse, StreamedResponse
-from verispect.gateway.recording import Inference
+from verispect.gateway.inference import Inference
 from verispect.gateway.response_store import ResponseStore, StoredResponse
 from verispect.gateway.responses_object import ResponseFrame
 from verispect.gateway.responses_stream import ResponseInProgress

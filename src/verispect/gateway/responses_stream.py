@@ -15,7 +15,7 @@ from verispect.gateway import responses_answer
 from verispect.gateway.answer import CALLER_GONE, LanguageAnswer
 from verispect.gateway.generation import Choice
 from verispect.gateway.http import HttpResponse
-from verispect.gateway.recording import Issued
+from verispect.gateway.inference import Issued
 from verispect.gateway.response_store import ResponseStore, StoredResponse
 from verispect.gateway.responses_answer import Answer
 from verispect.gateway.responses_object import ResponseFrame, usage_object

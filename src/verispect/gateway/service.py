@@ -36,6 +36,7 @@ from verispect.gateway.log_service import (
     open_door,
 )
 from verispect.gateway.metrics import Metrics
+from verispect.gateway.minting import mint
 from verispect.gateway.payment_service import (
     PaymentConfiguration,
     PaymentFigures,
@@ -45,7 +46,7 @@ from verispect.gateway.payment_service import (
 from verispect.gateway.pool import EngineOptions, RegistryPool
 from verispect.gateway.proving import PROOF_SECONDS, Proving, can_prove
 from verispect.gateway.published import PublishedRecords
-from verispect.gateway.recording import Recorder, mint
+from verispect.gateway.recording import Recorder
 from verispect.gateway.recovery import decode_recovery
 from verispect.gateway.response_store import ResponseStore
 from verispect.gateway.services import Services

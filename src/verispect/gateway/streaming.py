@@ -20,7 +20,7 @@ from typing import Any, Final, Protocol
 
 from verispect.core.encoding import to_base64url
 from verispect.gateway.errors import error_member
-from verispect.gateway.recording import Inference, Issued
+from verispect.gateway.inference import Inference, Issued
 
 DONE: Final = b"data: [DONE]\n\n"
 

@@ -31,7 +31,7 @@ from verispect.gateway import receipts as receipt_routes
 from verispect.ledger.transactions import StoredPart, TransactionStore
 
 if TYPE_CHECKING:
-    from verispect.gateway.recording import Issued
+    from verispect.gateway.inference import Issued
     from verispect.gateway.state import GatewayState
 
 _LINK_FIELDS: Final = 6
