@@ -42,6 +42,7 @@ from verispect.gateway.http import (
     Purchase,
     TransactionTicket,
 )
+from verispect.gateway.minting import mint
 from verispect.gateway.recovery import encode_recovery
 from verispect.gateway.refusing import refusing
 from verispect.gateway.services import binding_of
