@@ -384,6 +384,10 @@ def judge(statement: Statement, data: bytes) -> None:  # noqa: C901 - as `make`
     c, n, t = model.c, model.n, model.queries
     if tuple(proof[i] for i in range(1, 4)) != (1, int(statement.masked), model.digest):
         raise Refused("a proof of something else")
+    further = {11: statement.masked, 12: statement.inputs is None}
+    fields = {1, 2, 3, 4, *range(6, 11), 13} | {key for key, there in further.items() if there}
+    if set(proof) != fields or any(type(key) is not str for key in proof[13]):
+        raise Refused("a proof of another form")
     rows = proof[4]
     if not 1 <= len(rows) <= 256 or any(count < 1 for count, *_ in rows):
         raise Refused("no proof covers so many requests")
