@@ -44,6 +44,9 @@ class Operator:
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers.get("content-length", "0")))
+                if self.path in operator.files:
+                    self._answer(operator.files[self.path])
+                    return
                 if operator.post_status == 202:
                     operator.posted.append(body)
                 self._answer(operator.post_status)

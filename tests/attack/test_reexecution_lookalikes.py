@@ -6,18 +6,20 @@ import asyncio
 import importlib.util
 from collections.abc import AsyncIterator
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import pytest_asyncio
 
 from coarser_gguf import write_coarser
 from log_receipts import ISSUER, SIGNER, a_statement
+from node_world import Clock, Operator, identity, trusted_root
 from verispect.core.claims import Claim, Source
-from verispect.core.commitments import Opening, Part
-from verispect.core.encoding import encode_content
-from verispect.core.envelope import STATEMENT_TYPE, sign_envelope
+from verispect.core.commitments import Opening, Part, encode_openings
+from verispect.core.encoding import decode, encode_content
+from verispect.core.envelope import STATEMENT_TYPE, open_envelope, sign_envelope
 from verispect.core.receipt import InferenceReceipt
 from verispect.core.statement import Determinism, ServedLane
 from verispect.engines.interface import PromptInput, Sampling
@@ -35,7 +37,8 @@ from verispect.models.token_calibration import (
 from verispect.models.verified import RegisteredModel
 from verispect.node.judging import findings_of
 from verispect.node.reexecution import TEACHER_FORCED, Reexecutor, Replay
-from verispect.tlog.verdict import Outcome
+from verispect.node.verification import NodeSettings, VerificationNode
+from verispect.tlog.verdict import VERDICT_TYPE, NodeVerdict, Outcome
 
 SYSTEM = "You are a careful clerk of a weather station. "
 OTHER_SYSTEM = "You are a cheerful seller of umbrellas. "
@@ -116,8 +119,10 @@ async def give(
     )
 
 
-async def judge(desk: Desk, given: Given, *, lane: ServedLane = ServedLane.THROUGHPUT) -> Replay:
-    """Sign a receipt over what an operator says, and let the node run it again."""
+def told(
+    desk: Desk, given: Given, lane: ServedLane = ServedLane.THROUGHPUT
+) -> tuple[dict[str, Any], dict[Part, Opening]]:
+    """Return what a statement says of an answer, and its openings."""
     content = {
         Part.EFFECTIVE_INPUT: {"text": None, "token_ids": given.prompt, "grammar": None},
         Part.PARAMETERS: given.sampling.to_content(),
@@ -127,17 +132,21 @@ async def judge(desk: Desk, given: Given, *, lane: ServedLane = ServedLane.THROU
         part: Opening.of(part, value, salt=bytes([part.value]) * 32)
         for part, value in content.items()
     }
-    base = a_statement(1)
-    statement = replace(
-        base,
-        operation="completions",
-        model=replace(base.model, model_id=desk.model.model_id, lane=lane),
-        commitments={part: opening.commitment() for part, opening in opened.items()},
-        finish_reasons=[given.finish],
-        usage={"input_tokens": len(given.prompt), "output_tokens": len(given.tokens)},
-    )
+    fields = {
+        "operation": "completions",
+        "model": replace(a_statement(1).model, model_id=desk.model.model_id, lane=lane),
+        "commitments": {part: opening.commitment() for part, opening in opened.items()},
+        "finish_reasons": [given.finish],
+        "usage": {"input_tokens": len(given.prompt), "output_tokens": len(given.tokens)},
+    }
+    return fields, opened
+
+
+async def judge(desk: Desk, given: Given, *, lane: ServedLane = ServedLane.THROUGHPUT) -> Replay:
+    """Sign a receipt over what an operator says, and let the node run it again."""
+    fields, opened = told(desk, given, lane)
     envelope = sign_envelope(
-        statement.encode(),
+        replace(a_statement(1), **fields).encode(),
         content_type=STATEMENT_TYPE,
         issuer=ISSUER,
         subject=f"{1:032x}",
@@ -238,3 +247,31 @@ async def test_the_exact_lane_stays_exact(desk: Desk) -> None:
     given = await give(desk.coarser, GREEDY)
     replay = await judge(desk, given, lane=ServedLane.DETERMINISTIC)
     assert (replay.outcome, replay.source) == (Outcome.REFUTED, Source.REEXECUTED)
+
+
+@pytest.mark.asyncio(loop_scope="module")
+async def test_a_verdict_carries_method_tolerance_and_error_rates(
+    desk: Desk, tmp_path: Path
+) -> None:
+    """A node signs `refuted` by `teacher-forced`, and its report says from what and how surely."""
+    fields, opened = told(desk, await give(desk.coarser, GREEDY))
+    with Operator() as operator:
+        receipt = operator.issue(**fields)
+        path = f"/log/openings/{receipt.receipt_id.hex()}"
+        operator.files[path] = encode_openings(opened)
+        own = identity()
+        settings = NodeSettings(tmp_path, operator.url, trusted_root(own), rate=Fraction(1))
+        node = VerificationNode(settings, own, reexecutor=desk.node, clock=Clock())
+        await node.round()
+        verdict = NodeVerdict.decode(
+            open_envelope(operator.posted[0], content_type=VERDICT_TYPE).payload
+        )
+    found = {(each.claim, each.outcome, each.source, each.method) for each in verdict.findings}
+    assert (Claim.EXECUTION, Outcome.REFUTED, Source.STATISTICAL, TEACHER_FORCED) in found
+    assert verdict.report is not None
+    report: Any = decode(node.state.report(verdict.report) or b"")
+    details = report[-1]
+    assert details["method"] == TEACHER_FORCED
+    assert details["tolerance"] == _MODE.honest.tolerance().to_content()
+    assert details["error_rates"] == _MODE.error_rates()
+    assert details["figures"]["disagreements"] > 0
