@@ -26,7 +26,7 @@ from verispect.models.token_calibration import (
     with_outcomes,
 )
 from verispect.models.verified import VerifiedFiles
-from verispect.node.answer_rule import AnswerJudgement, ShownAnswer, judge_answers, text_length
+from verispect.node.answer_rule import AnswerJudgement, ShownAnswer, judge_answers
 from verispect.node.teacher_forcing import score_text
 from verispect.tlog.verdict import Outcome
 
@@ -186,10 +186,7 @@ async def _complete(model: LlamaModel, text: str, sampling: Sampling) -> _Answer
 
 
 async def _show(model: LlamaModel, answer: _Answer) -> TokenScores:
-    length = text_length(len(answer.tokens), answer.finish_reason)
-    return await score_text(
-        model, answer.prompt, answer.text, sampling=answer.sampling, length=length
-    )
+    return await score_text(model, answer.prompt, answer.text, sampling=answer.sampling)
 
 
 def _judge(answer: _Answer, scores: TokenScores, tolerance: Tolerance) -> AnswerJudgement:

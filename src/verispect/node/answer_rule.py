@@ -26,11 +26,6 @@ from verispect.models.token_calibration import (
 from verispect.tlog.verdict import Outcome
 
 
-def text_length(drawn: int | None, finish_reason: str) -> int | None:
-    """Return how many of the drawn tokens an answer's text has."""
-    return None if drawn is None else drawn - (finish_reason == "stop")
-
-
 @dataclass(frozen=True, slots=True)
 class ShownAnswer:
     """One answer as it was scored, and what the receipt says of its end."""

@@ -44,7 +44,7 @@ from verispect.models.qualification import load_record, was_qualified_on
 from verispect.models.registry import ModelRegistry
 from verispect.models.token_calibration import TokenScoreCalibration, load_calibration
 from verispect.models.verified import RegisteredModel
-from verispect.node.answer_rule import ShownAnswer, judge_answers, text_length
+from verispect.node.answer_rule import ShownAnswer, judge_answers
 from verispect.node.teacher_forcing import score_text
 from verispect.proof.provable import ProvableModel
 from verispect.tlog.verdict import Outcome
@@ -319,8 +319,6 @@ async def show_answers(
                 text,
                 sampling=one,
                 grammar=own.get("grammar"),
-                # Usage counts the choices together.
-                length=text_length(counted, finish) if len(choices) == 1 else None,
             ),
             finish,
         )

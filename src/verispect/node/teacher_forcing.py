@@ -54,7 +54,6 @@ async def score_text(
     *,
     sampling: Sampling,
     grammar: str | None = None,
-    length: int | None = None,
 ) -> TokenScores:
     """Score an answer of which only the text is known.
 
@@ -69,7 +68,6 @@ async def score_text(
         text: what it is said to have answered.
         sampling: resolved settings, seed included.
         grammar: of the sampler.
-        length: tokens that the answer is said to have; a reading of that length is preferred.
 
     Raises:
         RequestError: as `score_answer`.
@@ -78,23 +76,22 @@ async def score_text(
     data = text.encode()
     tokens = await engine.tokenize_answer(text)
     scores = await score_answer(engine, prompt_tokens, tokens, sampling=sampling, grammar=grammar)
-    fitting = scores if len(tokens) == length else None
+    best = scores
     place = failed = 0
     for _ in range(MAX_READINGS):
+        # Several words in a row may be written otherwise: the whole gains only behind them.
         other = await _other_reading(engine, data, tokens, scores, place)
         if other is None or failed == MAX_FAILED_READINGS:
             break
-        place, reading = other
-        again = await score_answer(
-            engine, prompt_tokens, reading, sampling=sampling, grammar=grammar
+        place, tokens = other
+        scores = await score_answer(
+            engine, prompt_tokens, tokens, sampling=sampling, grammar=grammar
         )
-        if len(reading) == length and (fitting is None or _agreement(again) > _agreement(fitting)):
-            fitting = again
-        if _agreement(again) > _agreement(scores):
-            tokens, scores, failed = reading, again, 0
+        if _agreement(scores) > _agreement(best):
+            best, failed = scores, 0
         else:
             failed += 1
-    return scores if fitting is None else fitting
+    return best
 
 
 def _agreement(scores: TokenScores) -> float:
