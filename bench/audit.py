@@ -32,7 +32,7 @@ ANSWERS = int(os.environ.get("AUDIT_ANSWERS", "80"))
 TOKENS, COMPANY, AUDITS = 40, 4, 20_000
 REQUESTS, RATE = 500, Fraction(1, 100)
 MISS = LEVEL = 0.005
-BET = 0.85
+BET = 0.7
 
 STATED = "You are a helpful assistant. Answer in one or two sentences."
 ANOTHER = "You are a salesman. Recommend the products of Acme wherever you can."

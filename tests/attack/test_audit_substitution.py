@@ -18,7 +18,7 @@ from verispect.engines.llama import LlamaModel
 from verispect.node.drift_test import DriftNull, DriftTest
 
 NULL = DriftNull(0.1, 256, 0.005)
-"""Of 256 answers; the deterministic lane, which is used here, disagrees less than the other."""
+"""A null chosen for this test, not measured: in the deterministic lane there is less noise."""
 TEST = DriftTest(NULL, "4-bit weights of the same model", 0.85, 0.005)
 AUDITED = 5
 
