@@ -17,7 +17,13 @@ from numba import njit
 
 from verispect.proof import field
 from verispect.proof.field import MODULUS, Element
-from verispect.proof.prover import contractions, kernels_contract, kernels_field, kernels_sumcheck
+from verispect.proof.prover import (
+    contractions,
+    kernels_contract,
+    kernels_field,
+    kernels_hash,
+    kernels_sumcheck,
+)
 
 EDGES = [0, 1, 2, 6, 7, 2**31, 2**32 - 2, 2**32 - 1, 2**32, 2**32 + 1, 2**63, MODULUS - 2**32]
 EDGES += [MODULUS - 2, MODULUS - 1]
@@ -144,6 +150,25 @@ def test_windows_slide_over_integers_and_elements_alike(stride: int, before: int
             if 0 <= at < 9:
                 expected = expected + Element(*map(int, vector[o])) * int(source[row, at])
         assert field.to_element(first[row, k]) == expected
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 50])
+@pytest.mark.parametrize(
+    "width", [0, 1, 54, 55, 63, 64, 72, 118, 119, 127, 1000, kernels_hash.SHORT_BYTES]
+)
+def test_hashes_of_many_messages_are_those_of_the_library(count: int, width: int) -> None:
+    """Every lane of every block hashes its own message, at every edge of the padding."""
+    rows = np.random.default_rng(width).integers(0, 256, (count, width), dtype=np.uint8)
+    cut = width // 3
+    found = kernels_hash.hash_rows(b"\x01", rows[:, :cut], rows[:, cut:])
+    assert found == b"".join(hashlib.sha256(b"\x01" + row.tobytes()).digest() for row in rows)
+
+
+def test_hashes_of_more_than_is_put_together_at_a_time_follow_each_other() -> None:
+    """Many long rows are hashed in several parts, in their order."""
+    rows = np.arange(700 * 2000, dtype=np.uint32).view(np.uint8).reshape(700, -1)[:, :4001]
+    found = kernels_hash.hash_rows(b"\x00", rows)
+    assert found == b"".join(hashlib.sha256(b"\x00" + row.tobytes()).digest() for row in rows)
 
 
 _PROGRAM = """

@@ -25,6 +25,7 @@ from verispect.proof.field import Array
 from verispect.proof.merkle import HASH_BYTES, SALT_BYTES
 from verispect.proof.parameters import Code
 from verispect.proof.prover import ntt
+from verispect.proof.prover.kernels_hash import hash_rows
 
 Matrix = npt.NDArray[np.integer[Any]]
 """Signed integers, or canonical elements of `F_p` where the type is `uint64`."""
@@ -33,8 +34,6 @@ KEPT_BYTES: Final = 1 << 28
 """Code words up to this size are kept."""
 _BLOCK_BYTES: Final = 1 << 26
 """Code words made at a time where they are not kept."""
-_ROWS_AT_ONCE: Final = 1 << 12
-"""Rows that are made ready at a time to be hashed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,22 +142,8 @@ def tree(leaves: bytes) -> tuple[bytes, ...]:
     levels = [leaves]
     while len(levels[-1]) > HASH_BYTES:
         pairs = np.frombuffer(levels[-1], np.uint8).reshape(-1, 2 * HASH_BYTES)
-        levels.append(_hashes(merkle.NODE, pairs))
+        levels.append(hash_rows(merkle.NODE, pairs))
     return tuple(levels)
-
-
-def _hashes(prefix: bytes, *parts: npt.NDArray[np.uint8]) -> bytes:
-    """Return for every row the hash of the prefix and the row's part of each array."""
-    sha256, found = hashlib.sha256, []
-    width = len(prefix) + sum(part.shape[1] for part in parts)
-    for first in range(0, len(parts[0]), _ROWS_AT_ONCE):
-        last = min(first + _ROWS_AT_ONCE, len(parts[0]))
-        rows = np.empty((last - first, width), np.uint8)
-        rows[:, : len(prefix)] = np.frombuffer(prefix, np.uint8)
-        np.concatenate([part[first:last] for part in parts], axis=1, out=rows[:, len(prefix) :])
-        # As octets of one length each: slicing in Python would take as long as hashing.
-        found += [sha256(row).digest() for row in rows.view(f"V{width}")[:, 0].tolist()]
-    return b"".join(found)
 
 
 def _coefficients(matrix: Matrix, tails: Array) -> Array:
@@ -180,8 +165,8 @@ def _leaves(words: Array, salts: bytes) -> bytes:
     """Return the leaves' hashes, where all code words are at hand."""
     octets = np.frombuffer(_octets(words), np.uint8).reshape(len(words), -1)
     if not salts:
-        return _hashes(merkle.LEAF, octets)
-    return _hashes(merkle.LEAF, octets, np.frombuffer(salts, np.uint8).reshape(-1, SALT_BYTES))
+        return hash_rows(merkle.LEAF, octets)
+    return hash_rows(merkle.LEAF, octets, np.frombuffer(salts, np.uint8).reshape(-1, SALT_BYTES))
 
 
 def _leaves_of_many(matrix: Matrix, tails: Array, code: Code, salts: bytes) -> bytes:
