@@ -82,27 +82,27 @@ class Element:
 
     def __add__(self, other: Element | int) -> Element:
         if isinstance(other, int):
-            return Element((self.a + other) % MODULUS, self.b)
-        return Element((self.a + other.a) % MODULUS, (self.b + other.b) % MODULUS)
+            return _reduced((self.a + other) % MODULUS, self.b)
+        return _reduced((self.a + other.a) % MODULUS, (self.b + other.b) % MODULUS)
 
     __radd__ = __add__
 
     def __sub__(self, other: Element | int) -> Element:
         if isinstance(other, int):
-            return Element((self.a - other) % MODULUS, self.b)
-        return Element((self.a - other.a) % MODULUS, (self.b - other.b) % MODULUS)
+            return _reduced((self.a - other) % MODULUS, self.b)
+        return _reduced((self.a - other.a) % MODULUS, (self.b - other.b) % MODULUS)
 
     def __rsub__(self, other: int) -> Element:
-        return Element((other - self.a) % MODULUS, -self.b % MODULUS)
+        return _reduced((other - self.a) % MODULUS, -self.b % MODULUS)
 
     def __neg__(self) -> Element:
-        return Element(-self.a % MODULUS, -self.b % MODULUS)
+        return _reduced(-self.a % MODULUS, -self.b % MODULUS)
 
     def __mul__(self, other: Element | int) -> Element:
         if isinstance(other, int):
-            return Element(self.a * other % MODULUS, self.b * other % MODULUS)
+            return _reduced(self.a * other % MODULUS, self.b * other % MODULUS)
         a, b, c, d = self.a, self.b, other.a, other.b
-        return Element((a * c + NON_RESIDUE * b * d) % MODULUS, (a * d + b * c) % MODULUS)
+        return _reduced((a * c + NON_RESIDUE * b * d) % MODULUS, (a * d + b * c) % MODULUS)
 
     __rmul__ = __mul__
 
@@ -127,10 +127,25 @@ class Element:
         if norm == 0:
             raise ZeroDivisionError("zero has no inverse")
         inverse = pow(norm, MODULUS - 2, MODULUS)
-        return Element(self.a * inverse % MODULUS, -self.b * inverse % MODULUS)
+        return _reduced(self.a * inverse % MODULUS, -self.b * inverse % MODULUS)
 
     def __bool__(self) -> bool:
         return bool(self.a or self.b)
+
+
+_new = object.__new__
+_set_a, _set_b = (vars(Element)[name].__set__ for name in ("a", "b"))
+
+
+def _reduced(a: int, b: int) -> Element:
+    """Return the element of two coordinates that are reduced already, without looking again.
+
+    Arithmetic makes thousands of them for a proof: checking each would take as long as computing.
+    """
+    element = _new(Element)
+    _set_a(element, a)
+    _set_b(element, b)
+    return element
 
 
 ZERO: Final = Element(0)
