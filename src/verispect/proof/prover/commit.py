@@ -10,6 +10,7 @@ coefficients of its rows; only the salts of the leaves are drawn here.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import secrets
 from collections.abc import Callable, Sequence
@@ -79,7 +80,7 @@ class Commitment:
         if self.salts:
             salts = [self.salts[p * SALT_BYTES : (p + 1) * SALT_BYTES] for p in positions]
             columns = [column + salt for column, salt in zip(columns, salts, strict=True)]
-        missing = merkle.missing_nodes(self.code.log_length, positions)
+        missing = _missing_nodes(self.code.log_length, tuple(positions))
         nodes = [self.levels[level][i * HASH_BYTES : (i + 1) * HASH_BYTES] for level, i in missing]
         opening = Opening(b"".join(columns), b"".join(nodes))
         if self.checked:
@@ -104,6 +105,12 @@ class Commitment:
         if self.tails.size:
             values = field.add(values, multilinear.multiply_matrices(self.tails, powers[width:]))
         return values.T
+
+
+@functools.lru_cache(maxsize=1)
+def _missing_nodes(log_length: int, positions: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Return an opening's nodes; one proof opens all its commitments at the same positions."""
+    return tuple(merkle.missing_nodes(log_length, positions))
 
 
 def commit(
