@@ -93,7 +93,7 @@ system-packages:  ## Install the Debian packages that tests use, where this user
 
 .PHONY: test
 test: lint system-packages  ## Everything that must hold: lint, types and all tests
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest -n 2 --dist worksteal
 
 .PHONY: vectors
 vectors: .venv/.test  ## Rebuild the published test vectors and show what changed
