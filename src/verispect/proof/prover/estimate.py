@@ -40,8 +40,8 @@ _HASHED: Final = 4.0
 """Per element of a code word, in its leaf's hash."""
 _AGAIN: Final = 0.17
 """Per entry and position, where code words are too many to be kept and are computed again."""
-_PLACE: Final = 1400.0
-"""Per place of a code: two hashes, and what Python adds."""
+_PLACE: Final = 200.0
+"""Per place of a code: two hashes and, where the commitment hides, a salt."""
 _ENTRY: Final = 6.0
 """Per committed entry: padding, contractions and the combination."""
 _PRODUCT: Final = 60.0
