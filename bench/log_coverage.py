@@ -10,6 +10,7 @@ going on for one more percent.
 from __future__ import annotations
 
 import os
+import resource
 import tempfile
 import time
 from collections.abc import Iterator
@@ -69,16 +70,19 @@ def main() -> None:
         folder = Path(temporary)
         write(folder, count + more)
         counter = CoverageCounter(leaves=lambda: read(folder, 0, count))
-        started = time.perf_counter()
+        started, busy = time.perf_counter(), time.process_time()
         counter.replay(read(folder, 0, count))
         figures = counter.figures()
         seconds = time.perf_counter() - started
         assert sum(figures.outcomes.values()) == count
         figure("coverage.count_seconds", seconds, "s", receipts=count)
+        figure("coverage.count_cpu_seconds", time.process_time() - busy, "s", receipts=count)
         started = time.perf_counter()
         counter.replay(read(folder, count, count + more))
         counter.figures()
         figure("coverage.more_seconds", time.perf_counter() - started, "s", receipts=more)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        figure("coverage.peak_memory", peak, "MiB", receipts=count)
 
 
 if __name__ == "__main__":

@@ -27,7 +27,9 @@ from verispect.core.statement import PromisedEvidence
 from verispect.gateway.log_service import LogConfiguration, log_settings, operate_log
 from verispect.gateway.metrics import Metrics
 from verispect.ledger import NewReceipt, ReceiptStore
-from verispect.ledger.coverage import CoverageCounter, differences
+from verispect.ledger.coverage import CoverageCounter
+from verispect.ledger.coverage_figures import differences
+from verispect.ledger.coverage_leaves import NO_DEADLINE, read_settled
 from verispect.ledger.coverage_outbox import CoverageOutbox
 from verispect.ledger.log.appender import Appender
 from verispect.ledger.log.description import LogDescription
@@ -126,11 +128,15 @@ def random_log(draw: random.Random) -> list[bytes]:
                     (),
                     [PromisedEvidence("proof", None, at + 500)],
                     [PromisedEvidence("verdicts", None, at + MINUTE)],
+                    [PromisedEvidence("log", None, at + draw.choice((MINUTE, -3 * MINUTE)))],
+                    [PromisedEvidence("aws-nitro", sha256(b"e"))],
                 )
             )
             leaves.append(receipt_leaf(number, at=at, promises=promises, sequence=sequence or 1))
         elif choice < 0.8:
             leaves.append(late(earlier, at=at))
+        elif choice < 0.83 and leaves:
+            leaves.append(draw.choice(leaves))  # The same leaf once more says nothing new.
         elif leaves:
             leaves.append(random_verdict(draw, earlier, at))
     return leaves
@@ -147,6 +153,70 @@ VERDICTS = (
 def random_verdict(draw: random.Random, number: int, at: int) -> bytes:
     name = draw.choice(("node-a", "node-b", "node-c", "stranger"))
     return verdict(number, node=name, at=at, **draw.choice(VERDICTS))
+
+
+def test_what_is_read_by_its_bytes_is_what_decoding_gives() -> None:
+    """Any byte changed, cut or added: read the same, or left to the decoder that decides."""
+    shown = {"model_id": sha256(b"m"), "usage": {"input_tokens": 300, "output_tokens": 4}}
+    log = PromisedEvidence("log", None, T0 + MINUTE)
+    nitro = PromisedEvidence("aws-nitro", sha256(b"e"))
+    samples = [
+        leaf(23),
+        leaf(70000, evidence=[log], **shown, charge=("usd", 7)),
+        leaf(300, evidence=[nitro, log], usage={"cached": 9, "input_tokens": 3}),
+    ]
+    changed = [
+        data[:at] + bytes([data[at] ^ flip]) + data[at + 1 :]
+        for data in samples
+        for at in range(len(data))
+        for flip in (1, 2, 8, 0x20, 0x80)
+    ]
+    cut = [data[:end] for data in samples for end in range(len(data))]
+    longer = [data + b"\x00" for data in samples]
+    assert all(read_settled(data) is not None for data in samples)
+    for data in [*samples, *changed, *cut, *longer]:
+        read = read_settled(data)
+        if read is None:
+            continue
+        found = decode_leaf(data)
+        assert isinstance(found, ReceiptLeaf)
+        issuer, sequence, signed_at, deadline, kind, tokens, charge = read
+        assert (issuer, sequence, signed_at) == (
+            found.issuer_key,
+            found.sequence,
+            found.signed_at,
+        )
+        due = [each.due_at for each in found.evidence if each.kind == "log" and each.due_at]
+        assert deadline == min(due, default=NO_DEADLINE)
+        usage = found.usage or {}
+        assert tokens == usage.get("input_tokens", 0) + usage.get("output_tokens", 0)
+        asset, charged = found.charge or (None, 0)
+        kinds = frozenset(each.kind for each in found.evidence)
+        assert (kind, charge) == ((found.assurance, kinds, found.model_id, asset), charged)
+
+
+def test_receipts_that_are_met_are_not_kept_and_can_still_fail() -> None:
+    """Thousands of kept promises leave sums only, and one refuted later counts as failed."""
+    leaves = []
+    for number in range(1, 301):
+        at = T0 + number
+        promised = PromisedEvidence("proof", None, at + 500)
+        leaves += [receipt_leaf(number, at=at, promises=[promised]), late(number, at=at)]
+    for number in range(301, 900, 2):  # Two processes: every second number comes late.
+        log = [PromisedEvidence("log", None, T0 + number + MINUTE)]
+        leaves += [
+            receipt_leaf(each, at=T0 + number, promises=log) for each in (number + 1, number)
+        ]
+    counter = counted(leaves)
+    assert counter.followed == 0
+    assert counter.figures().outcomes["met"] == 900
+    refuted = verdict(7, outcome=Outcome.REFUTED, at=T0 + 901, reason="content-mismatch")
+    leaves.append(refuted)
+    counter.replay([refuted])
+    figures = counter.figures()
+    assert (figures.outcomes["met"], figures.outcomes["failed"]) == (899, 1)
+    assert figures.report() == counted(leaves).figures().report()
+    assert figures.claims[Claim.EXECUTION, Source.PROVEN].inferences == 299
 
 
 def test_what_was_not_delivered_is_counted_by_what_was_required(tmp_path: Path) -> None:

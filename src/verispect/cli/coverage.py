@@ -18,7 +18,8 @@ from verispect.cli.leaves import LogView, add_log_arguments, open_log
 from verispect.cli.outcome import EXIT_DONE, EXIT_REFUSED, plain
 from verispect.core.claims import Claim
 from verispect.core.errors import Error, RequestError
-from verispect.ledger.coverage import CoverageCounter, Figures, differences
+from verispect.ledger.coverage import CoverageCounter
+from verispect.ledger.coverage_figures import Figures, differences
 from verispect.ledger.coverage_state import (
     CountedTree,
     ResumableCounter,

@@ -22,14 +22,14 @@ from verispect.core.claims import Source
 from verispect.core.encoding import Digest, encode, sha256
 from verispect.core.errors import Error, Reason, StoreError, VerificationError
 from verispect.core.keys import KeyId
-from verispect.ledger.coverage import CoverageCounter, Shown
+from verispect.ledger.coverage import CoverageCounter
 from verispect.tlog.leaf import decode_leaf
 from verispect.tlog.publications import Refusal
 from verispect.tlog.receipt_leaf import ReceiptLeaf
 from verispect.tlog.status import ReceiptRow
 from verispect.tlog.status_table import NodePolicy, State
 
-COVERAGE_STATE_VERSION: Final = 1
+COVERAGE_STATE_VERSION: Final = 2
 _MAX_LINE: Final = 1 << 20
 
 
@@ -49,9 +49,9 @@ class ResumableCounter(CoverageCounter):
     def records(self) -> Iterator[list[Any]]:
         """Yield everything that the figures of now and later depend on."""
         yield ["clock", self._size, self._start, self._operator_clock, self._node_clocks]
-        for (assurance, shown), count in self._plain.items():
-            model = None if shown.model_id is None else shown.model_id.hex()
-            yield ["plain", assurance.hex(), [model, *shown[1:]], count]
+        for (assurance, kinds, model_id, asset), tally in self._tallies.items():
+            model = None if model_id is None else model_id.hex()
+            yield ["tally", assurance.hex(), sorted(kinds), model, asset, tally]
         for index, refusal in self._refusals:
             yield ["refusal", index, refusal.encode().hex()]
         for row in self._rows.values():
@@ -86,10 +86,13 @@ class ResumableCounter(CoverageCounter):
         self._size, self._start, self._operator_clock = size, start, clock
         self._node_clocks = dict(clocks)
 
-    def _take_plain(self, assurance: str, shown: list[Any], count: int) -> None:
-        model, tokens, asset, charge = shown
-        model_id = None if model is None else Digest(bytes.fromhex(model))
-        self._plain[bytes.fromhex(assurance), Shown(model_id, tokens, asset, charge)] = count
+    def _take_tally(
+        self, assurance: str, kinds: list[str], model: str | None, asset: str | None, tally: Any
+    ) -> None:
+        model_id = None if model is None else bytes.fromhex(model)
+        inferences, tokens, charge = tally
+        kind = (bytes.fromhex(assurance), frozenset(kinds), model_id, asset)
+        self._tallies[kind] = [int(inferences), int(tokens), int(charge)]
 
     def _take_refusal(self, index: int, payload: str) -> None:
         self._refusals.append((index, Refusal.decode(bytes.fromhex(payload))))
@@ -103,6 +106,7 @@ class ResumableCounter(CoverageCounter):
     def _take_open(self, receipt: str) -> None:
         digest = _digest(receipt)
         self._open[digest] = self._rows[digest]
+        self._await(self._rows[digest].leaf)
 
     def _take_sources(self, receipt: str, sources: list[str]) -> None:
         self._sources[_digest(receipt)] = {Source(each) for each in sources}

@@ -194,11 +194,15 @@ class StatusReplay:
             for each in (known, leaf.receipt):
                 self._decide(self._rows[each], State.FAILED, Reason.SEQUENCE_REUSED)
             return
+        self._pass_number(key, sequence, leaf.signed_at)
+
+    def _pass_number(self, key: KeyId, sequence: int, at: int) -> None:
+        """Take note of a number that is there, and of those below it that are not."""
         self._missing.pop((key, sequence), None)
         # The first receipt of the log may have any number: a log may begin after its issuer did.
         highest = self._highest.get(key, sequence)
         for absent in range(highest + 1, min(sequence, highest + 1 + _MAX_GAP)):
-            self._missing[key, absent] = leaf.signed_at
+            self._missing[key, absent] = at
         self._highest[key] = max(highest, sequence)
 
     def _late_evidence(self, leaf: LateEvidenceLeaf, before: int) -> None:
@@ -293,12 +297,15 @@ class StatusReplay:
         """Fail what is overdue by the log's own clock."""
         now = self.clock
         for row in [*self._open.values()]:
-            kinds = {each.kind for each in row.leaf.evidence if each.digest is None}
-            for kind in kinds - {SIGNATURE_KIND}:
-                due = _open_promises(row.leaf, kind)
-                late = due and now > max(due) + MAX_GRACE_MILLISECONDS
-                if late and not self._is_kept(row, kind):
-                    self._decide(row, State.FAILED, Reason.EVIDENCE_OVERDUE)
+            self._fail_overdue(row, now)
+
+    def _fail_overdue(self, row: ReceiptRow, now: int) -> None:
+        kinds = {each.kind for each in row.leaf.evidence if each.digest is None}
+        for kind in kinds - {SIGNATURE_KIND}:
+            due = _open_promises(row.leaf, kind)
+            late = due and now > max(due) + MAX_GRACE_MILLISECONDS
+            if late and not self._is_kept(row, kind):
+                self._decide(row, State.FAILED, Reason.EVIDENCE_OVERDUE)
 
     def _decide(self, row: ReceiptRow, state: State, reason: Reason | None = None) -> None:
         if row.state is State.FAILED or (row.state is State.SUPERSEDED and state is State.MET):
