@@ -180,13 +180,14 @@ async def test_another_quantisation_is_not_affirmed(desk: Desk, sampling: Sampli
 
 @pytest.mark.asyncio(loop_scope="module")
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
-async def test_another_system_prompt_is_refuted(desk: Desk, sampling: Sampling) -> None:
-    """The right model with another system prompt than the receipt commits to is found."""
+async def test_another_system_prompt_is_not_affirmed(desk: Desk, sampling: Sampling) -> None:
+    """The right model with another system prompt is found: refuted if greedy, else doubted."""
     honest = await give(desk.registered, sampling)
     other = await give(desk.registered, sampling, system=OTHER_SYSTEM)
     assert honest.text != other.text
     replay = await judge(desk, other._replace(prompt=honest.prompt))
-    assert (replay.outcome, replay.method) == (Outcome.REFUTED, TEACHER_FORCED)
+    found = Outcome.REFUTED if sampling is GREEDY else Outcome.UNKNOWN
+    assert (replay.outcome, replay.method) == (found, TEACHER_FORCED)
 
 
 @pytest.mark.asyncio(loop_scope="module")
@@ -219,7 +220,7 @@ async def test_an_answer_cut_short_is_not_affirmed(
 
 
 @pytest.mark.asyncio(loop_scope="module")
-async def test_another_seed_is_refuted(desk: Desk) -> None:
+async def test_another_seed_is_not_affirmed(desk: Desk) -> None:
     """An answer that was picked among many draws does not follow from the seed it names."""
     honest = await give(desk.registered, SAMPLED)
     other = await give(desk.registered, replace(SAMPLED, seed=12))

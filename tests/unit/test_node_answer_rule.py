@@ -69,8 +69,17 @@ def test_gaps_say_nothing_where_something_moves_the_sampler() -> None:
     ("count", "outcome"),
     [(1, Outcome.AFFIRMED), (3, Outcome.UNKNOWN), (5, Outcome.REFUTED), (40, Outcome.REFUTED)],
 )
-def test_sampled_answers_are_judged_by_how_much_disagrees(count: int, outcome: Outcome) -> None:
+def test_greedy_answers_are_judged_by_how_much_disagrees(count: int, outcome: Outcome) -> None:
     """What is rarer than one in a thousand honest answers is doubted, in a million refuted."""
+    assert judge(answer(*[off(0.01)] * count)).outcome is outcome
+
+
+@pytest.mark.parametrize(
+    ("count", "outcome"),
+    [(1, Outcome.AFFIRMED), (3, Outcome.UNKNOWN), (5, Outcome.UNKNOWN), (40, Outcome.UNKNOWN)],
+)
+def test_sampled_answers_are_doubted_and_never_refuted(count: int, outcome: Outcome) -> None:
+    """Tokens read otherwise than they were drawn make an honest sampled answer disagree as much."""
     assert judge(answer(*[off(2.0)] * count), SAMPLED).outcome is outcome
 
 
@@ -115,4 +124,6 @@ def test_one_wrong_choice_among_several_decides() -> None:
     """The answers of one receipt are judged together."""
     wrong = answer(*[off(2.0)] * 20)
     judged = judge_answers([answer(), wrong], SAMPLED, TOLERANCE, output_tokens=80)
+    assert judged.outcome is Outcome.UNKNOWN
+    judged = judge_answers([answer(), wrong], GREEDY, TOLERANCE, output_tokens=80)
     assert judged.outcome is Outcome.REFUTED

@@ -75,10 +75,13 @@ def judge_answers(
 
     1. An answer that was scored in part only, or is not of as many tokens as were counted, is
        doubted: its tokens may not be those that were drawn.
-    2. It is refuted where honest answers disagree so much in less than `REFUTED_BELOW` of cases, or
-       where a greedy token, the end included, falls behind the best beyond any noise.
+    2. A greedy answer is refuted where honest answers disagree so much in less than `REFUTED_BELOW`
+       of cases, or where a token, the end included, falls behind the best beyond any noise.
     3. It is doubted where they do in less than `DOUBTED_BELOW`, where a token on which the sampler
        disagrees is beyond the tolerated gap or rank, or where the sampler does not end with it.
+
+    A sampled answer is never refuted: a text whose tokens are read otherwise than they were drawn,
+    in the same number, moves every draw after it, and calibration met such honest answers.
 
     Args:
         answers: the choices of one receipt, each scored with the sampler beside it.
@@ -119,8 +122,8 @@ def judge_answers(
     if early and sampling.stop:
         # It may have been cut at one of the strings, which are not in the text any more.
         return judged(Outcome.UNKNOWN, Reason.CONTENT_MISMATCH)
-    beyond = greedy and plain and largest_gap > tolerance.refuting_gap
-    if tail < REFUTED_BELOW or beyond:
+    beyond = plain and largest_gap > tolerance.refuting_gap
+    if greedy and (tail < REFUTED_BELOW or beyond):
         return judged(Outcome.REFUTED, Reason.CONTENT_MISMATCH)
     far = largest_gap > tolerance.gap if greedy and plain else largest_rank > tolerance.rank
     if tail < DOUBTED_BELOW or far or early:
